@@ -1,0 +1,63 @@
+# Everything runs in .venv of this folder, whatever environment is active: the tested versions are there.
+PYTHON ?= python3.11
+RECBOLE := recbole==1.2.1
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
+
+unexport PYTHONHOME PYTHONPATH
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-tune demo test test-slow lint format bench clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.package ## create .venv with the tested versions (PYTHON=... to choose the interpreter)
+
+# A stamp file is written last, so that an installation that was interrupted starts from nothing.
+$(VENV)/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "setup: '$(PYTHON)' is missing or older than Python 3.11; install it or name another: make setup PYTHON=..." >&2; \
+	  exit 1; }
+	@echo "setup: creating $(VENV), a few minutes"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --requirement requirements.txt
+	@$(PIP) install --no-deps $(RECBOLE)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.requirements setup.cfg pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# pip would report RecBole's own pins as conflicts; requirements-tune.txt says why they are left unmet.
+setup-tune: setup ## add Ray and Optuna, for sweeps
+	@$(PIP) install --no-warn-conflicts --requirement requirements-tune.txt
+
+demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)
+	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k $(ARGS)
+
+test: setup ## quick tests (ARGS=... is passed on to pytest)
+	$(RUN) -m pytest -q $(ARGS)
+
+test-slow: setup ## tests that train models or need real data
+	$(RUN) -m pytest -q -m slow $(ARGS)
+
+lint: setup ## ruff, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: setup ## let ruff sort imports and format
+	$(RUN) -m ruff check --select I --fix .
+	$(RUN) -m ruff format .
+
+bench: setup ## every benchmark, one after another
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS) || exit 1; done
+
+clean: ## remove caches and build output
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf $(VENV)

@@ -1,0 +1,92 @@
+"""Checkpoints: written whole or not at all, loaded without running code, checked before use."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.files import write_bytes
+
+FORMAT = 1
+
+
+def random_state() -> dict[str, Any]:
+    """State of every global generator, as tensors and plain values."""
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, numbers, following = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(numbers), following],
+    }
+    if torch.cuda.is_available():
+        state["accelerators"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Continue every global generator where :func:`random_state` saw it."""
+    torch.set_rng_state(state["torch"].cpu())
+    keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, numbers, following = state["python"]
+    random.setstate((version, tuple(numbers), following))
+    if "accelerators" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["accelerators"]])
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str]) -> dict[str, Any]:
+    """Load a checkpoint that must belong to the same model and item vocabulary.
+
+    Parameters
+    ----------
+    path : Path
+    device : torch.device
+    identity : mapping
+        What the caller is: ``model`` and ``vocabulary`` (digest of the item tokens).
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, truncated, or of another model or vocabulary.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ValueError … on damage
+        raise CheckpointError(f"{path}: not a readable checkpoint (truncated or of another kind); train again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "identity" not in content:
+        raise CheckpointError(f"{path}: not a checkpoint of recbole_ra; train the model again")
+    found = content["identity"]
+    if found.get("model") != identity["model"]:
+        raise CheckpointError(f"{path}: holds model {found.get('model')}, not {identity['model']}; use --model to match")
+    if found.get("vocabulary") != identity["vocabulary"]:
+        raise CheckpointError(
+            f"{path}: was trained on another item vocabulary ({found.get('n_items')} items, here "
+            f"{identity['n_items']}); use the data set and filters that it was trained with"
+        )
+    return content
+
+
+def load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Put weights into a model, with one clear line if their shapes differ."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: the weights do not fit the model's settings: {detail}") from error

@@ -1,0 +1,268 @@
+"""RecBole's configuration with our models, defaults and checks on top."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
+
+# isort: split
+import torch
+import yaml
+from recbole.config import Config
+from recbole.evaluator import metric_types
+from recbole.utils import ModelType
+
+from recbole_ra.bridge.compat import restore_numpy_aliases
+from recbole_ra.core.errors import SettingsError, nearest
+from recbole_ra.core.settings import (
+    OUR_SETTINGS,
+    BankSettings,
+    FeedSettings,
+    RaftSettings,
+    RunSettings,
+    check_value,
+    raise_problems,
+    read,
+)
+from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
+
+# Keys that RecBole reads although no default file or argument list of its names them.
+EXTRA_KEYS = frozenset(
+    "model dataset config_files gpu_id nproc world_size ip port offset local_rank benchmark_filename "
+    "numerical_features threshold preload_weight alias_of_user_id alias_of_item_id mask_ratio ft_ratio "
+    "train_batch_size loss_type reg_weight require_pow enable_scaler discretization".split()
+)
+
+
+def props_root() -> Path:
+    """The folder of default files: inside an installed package, else beside it in a clone."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "props"
+    return inside if inside.is_dir() else package.parent / "props"
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Safe YAML that reads ``1e-3`` as a number, as RecBole's loader does."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_value(text: str) -> Any:
+    """Read one command-line value as YAML (never as code); ``None`` and Python literals work too."""
+    if text in ("None", "~", ""):
+        return None
+    try:
+        return yaml.load(text.replace("\t", "\\t"), Loader=_YamlLoader)  # noqa: S506
+    except yaml.YAMLError:
+        return text
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, is not YAML, or is not a mapping of keys to values.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)  # noqa: S506
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file; check --config_files") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path}{line}: not valid YAML; write one 'key: value' a line") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds no settings; write one 'key: value' a line")
+    return content
+
+
+class RaConfig(Config):  # type: ignore[misc]
+    """RecBole's ``Config`` for our models and RecBole's sequential ones.
+
+    Differences from the base: values are never evaluated as code, ``sys.argv`` is not read,
+    unknown keys and wrong types are errors, and our default files come after RecBole's.
+
+    Parameters
+    ----------
+    model, dataset : str
+    config_files : sequence of paths
+        Read in order; later files win.
+    overrides : mapping
+        What the user set; wins over every file.
+
+    Raises
+    ------
+    SettingsError
+        For everything that is wrong with the settings, all in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | None,
+        dataset: str | None,
+        config_files: Iterable[str | Path] = (),
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        from_files: dict[str, Any] = {}
+        for path in config_files:
+            from_files.update(read_yaml(Path(path)))
+        chosen = {**from_files, **(overrides or {})}
+        model = model or chosen.get("model")
+        dataset = dataset or chosen.get("dataset")
+        if not model or not dataset:
+            missing = "--model" if not model else "--dataset"
+            raise SettingsError(f"{missing} is missing; for example: --model=RaSASRec --dataset=ml-100k")
+        self.backbone = backbone_name(model)
+        self.augmented = self.backbone != model
+        chosen.update(model=model, dataset=dataset)
+        self._user_keys = frozenset(chosen)
+        try:
+            super().__init__(model=model, dataset=dataset, config_dict=chosen)
+        except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise SettingsError(str(error).strip("'\"").splitlines()[0]) from error
+        problems: list[str] = []
+        self.feed = read(FeedSettings, self.final_config_dict, problems)
+        self.bank = read(BankSettings, self.final_config_dict, problems)
+        self.raft = read(RaftSettings, self.final_config_dict, problems)
+        self.run = read(RunSettings, self.final_config_dict, problems)
+        self.architecture: Any = None
+        if self.backbone in BACKBONES:
+            self.architecture = read(BACKBONES[self.backbone].Settings, self.final_config_dict, problems)
+        self._check(problems)
+        raise_problems(problems)
+
+    # What RecBole's Config does in its constructor, step by step.
+
+    def compatibility_settings(self) -> None:
+        """Restore the NumPy aliases that RecBole reads (see ``compat.py``)."""
+        restore_numpy_aliases()
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return _YamlLoader
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    def _get_model_and_dataset(self, model: str, dataset: str) -> tuple[str, type, str]:
+        if self.backbone in BACKBONES:
+            return model, _OwnModel, dataset
+        from recbole.utils import get_model
+
+        return model, get_model(self.backbone), dataset
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(self.backbone, model_class, dataset)
+        root = props_root()
+        for path in (
+            root / "overall.yaml",
+            root / "model" / f"{self.backbone}.yaml",
+            root / "model" / f"{model}.yaml",
+            root / "dataset" / f"{dataset}.yaml",
+        ):
+            if path.is_file():
+                self.internal_config_dict.update(read_yaml(path))
+        self.known = self._known_keys()
+
+    def _set_default_parameters(self) -> None:
+        final = self.final_config_dict
+        if "train_neg_sample_args" not in self._user_keys and final.get("loss_type") == "CE":
+            final["train_neg_sample_args"] = None
+        mode = final["eval_args"].get("mode") if isinstance(final.get("eval_args"), dict) else None
+        modes = set(mode.values()) if isinstance(mode, dict) else {mode}
+        if not modes <= {None, "full"}:
+            raise SettingsError(f"eval_args mode={mode!r}: every item is ranked here; only mode 'full' is supported")
+        data_path = final["data_path"]
+        super()._set_default_parameters()
+        if self.dataset == "ml-100k" and "data_path" in self._user_keys:
+            own = os.path.join(data_path, self.dataset)
+            if os.path.isdir(own):
+                final["data_path"] = own
+        if final.get("loss_type") is not None and self.backbone in BACKBONES:
+            if final["loss_type"] not in ("CE", "BPR"):
+                raise SettingsError(f"loss_type={final['loss_type']!r} must be one of CE, BPR")
+
+    def _init_device(self) -> None:
+        if self.final_config_dict.get("use_gpu") is False:
+            self.final_config_dict["gpu_id"] = ""
+        super()._init_device()
+
+    # Checks of ours.
+
+    def _known_keys(self) -> frozenset[str]:
+        known = set(EXTRA_KEYS) | set(self.internal_config_dict)
+        known.update(key for keys in self.parameters.values() for key in keys)
+        for settings in (*OUR_SETTINGS, *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else [])):
+            known.update(field.name for field in dataclasses.fields(settings))
+        return frozenset(known)
+
+    def _check(self, problems: list[str]) -> None:
+        final = self.final_config_dict
+        for key in sorted(self._user_keys - self.known):
+            problems.append(f"unknown setting {key!r} (value {final[key]!r}){nearest(key, self.known)}")
+        ours = {field.name for settings in OUR_SETTINGS for field in dataclasses.fields(settings)}
+        for key in sorted((self._user_keys & set(self.internal_config_dict)) - ours):
+            default = self.internal_config_dict[key]
+            if isinstance(default, bool | int | float) and final[key] is not None:
+                kind = float if isinstance(default, float) or key in ("clip_grad_norm",) else type(default)
+                problem = check_value(key, final[key], kind, {})
+                if problem and problem not in problems:
+                    problems.append(problem)
+        for key, low in (("epochs", 1), ("train_batch_size", 1), ("eval_batch_size", 1), ("learning_rate", 0)):
+            value = final.get(key)
+            if isinstance(value, int | float) and not value >= low:
+                problems.append(f"{key}={value!r} must be >= {low}")
+        hidden, heads = final.get("hidden_size"), final.get("n_heads")
+        if isinstance(hidden, int) and isinstance(heads, int) and (heads < 1 or hidden % heads):
+            problems.append(f"hidden_size={hidden} is not divisible by n_heads={heads}; choose a divisor")
+        self._check_metric(problems)
+
+    def _check_metric(self, problems: list[str]) -> None:
+        name, _, cut = str(self.final_config_dict["valid_metric"]).lower().removeprefix("masked_").partition("@")
+        metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
+        if name not in metrics:
+            problems.append(
+                f"valid_metric={self.final_config_dict['valid_metric']!r} is not among metrics={metrics}"
+                f"{nearest(name, metric_types)}"
+            )
+        elif cut and cut not in {str(k) for k in self.final_config_dict["topk"]}:
+            problems.append(f"valid_metric={self.final_config_dict['valid_metric']!r}: {cut} is not in topk")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where training and scoring happen."""
+        return torch.device(self.final_config_dict["device"])
+
+    @property
+    def seed_value(self) -> int:
+        """The run's seed."""
+        return int(self.final_config_dict["seed"])
+
+
+class _OwnModel:
+    """What RecBole's ``Config`` asks of a model class, for those that are ours."""
+
+    type = ModelType.SEQUENTIAL
+
+
+def available_models() -> list[str]:
+    """Every name that ``--model`` takes."""
+    plain = [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]
+    return [*plain, *(f"Ra{name}" for name in plain)]

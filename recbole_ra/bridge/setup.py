@@ -1,0 +1,107 @@
+"""Builds recommenders, modules and stage configurations from RecBole's settings."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
+
+# isort: split
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import get_model, init_seed
+
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.foreign import ForeignRecommender
+from recbole_ra.bridge.loaders import Splits
+from recbole_ra.bridge.recommenders import BackboneRecommender, Fields, Recommender
+from recbole_ra.core.errors import SettingsError
+from recbole_ra.models.backbone import Backbone
+from recbole_ra.models.registry import BACKBONES
+from recbole_ra.nn.fusion import Fusion
+from recbole_ra.sequences.prefixes import Prefixes
+
+
+def seed_everything(config: RaConfig) -> None:
+    """Start a stage: what it draws does not depend on the stages before it."""
+    init_seed(config.seed_value, config["reproducibility"])
+
+
+@dataclass
+class Base:
+    """A backbone before training.
+
+    Attributes
+    ----------
+    trained : what the trainer sees (has ``calculate_loss`` and ``full_sort_predict``)
+    own : the backbone, if it is one of ours
+    """
+
+    trained: Any
+    own: Backbone | None
+
+    def recommender(self, splits: Splits, fields: Fields) -> Recommender:
+        """The trained backbone as a recommender whose states can be used."""
+        if self.own is not None:
+            return self.trained  # type: ignore[no-any-return]
+        rows = list(range(min(len(splits.train), 64)))
+        device = next(self.trained.parameters()).device
+        return ForeignRecommender(self.trained, splits.whole.item_num, fields, splits.train[rows].to(device))
+
+
+def build_base(config: RaConfig, splits: Splits) -> Base:
+    """Construct the backbone that the settings name."""
+    if config.backbone in BACKBONES:
+        backbone = BACKBONES[config.backbone](
+            splits.whole.item_num, config["MAX_ITEM_LIST_LENGTH"], config.architecture
+        )
+        return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
+    try:
+        model = get_model(config.backbone)(config, splits.train)
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
+        raise SettingsError(
+            f"{config.backbone} cannot be built with these settings and this data set: {error}"
+        ) from error
+    return Base(model.to(config.torch_device), None)
+
+
+def build_fusion(config: RaConfig, width: int) -> Fusion:
+    """The retrieval-augmented module for states of that width."""
+    heads = config["n_heads"] if isinstance(config["n_heads"], int) and width % config["n_heads"] == 0 else 1
+    inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
+    return Fusion(
+        width=width,
+        alpha=config.raft.alpha,
+        beta=config.raft.beta,
+        n_heads=heads,
+        inner=inner,
+        temperature=config.raft.attn_tau,
+        dropout=config.raft.ram_dropout,
+    )
+
+
+def stage_config(config: RaConfig, stage: str) -> RaConfig:
+    """The settings as RecBole's trainer reads them in one stage."""
+    own = copy.copy(config)
+    own.final_config_dict = dict(config.final_config_dict)
+    if stage == "raft":
+        own.final_config_dict.update(
+            epochs=config.raft.raft_epochs,
+            learning_rate=config.raft.raft_learning_rate,
+            stopping_step=config.raft.raft_stopping_step,
+            train_batch_size=config.raft.raft_batch_size,
+        )
+    return own
+
+
+def pattern_interaction(rows: Prefixes, fields: Fields, width: int | None) -> Interaction:
+    """RecBole's ``Interaction`` for histories that are in no data set."""
+    return Interaction(
+        {
+            fields.user: torch.zeros(len(rows), dtype=torch.int64),
+            fields.history: torch.from_numpy(rows.items(width)),
+            fields.length: torch.from_numpy(rows.lengths),
+        }
+    )

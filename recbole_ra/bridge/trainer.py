@@ -1,0 +1,210 @@
+"""RecBole's trainer with resumable checkpoints, two ranking protocols and a progress bar.
+
+The loop, early stopping, learners, gradient clipping, AMP, tensorboard and W&B are RecBole's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
+
+# isort: split
+import torch
+from recbole.trainer.trainer import Trainer
+from tqdm import tqdm
+
+from recbole_ra.bridge.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
+
+EpochCallback = Callable[[Mapping[str, float]], None]
+
+
+class RaTrainer(Trainer):  # type: ignore[misc]
+    """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` where it stands.
+
+    Parameters
+    ----------
+    config : RecBole configuration
+    model : AbstractRecommender
+    folder : Path
+    identity : mapping
+        ``model``, ``vocabulary``, ``n_items``: stored in every checkpoint and checked on loading.
+    stage : str
+        Name in progress bars and in the history.
+    on_epoch : callable, optional
+        Called with the history entry of each evaluated epoch.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        *,
+        folder: Path,
+        identity: Mapping[str, str],
+        stage: str,
+        on_epoch: EpochCallback | None = None,
+    ) -> None:
+        super().__init__(config, model)
+        self.folder = folder
+        self.identity = dict(identity)
+        self.stage = stage
+        self.on_epoch = on_epoch
+        self.saved_model_file = str(folder / "best.pt")
+        self.history: list[dict[str, float]] = []
+        self.train_data: Any = None
+        self._epoch_seconds = 0.0
+
+    @property
+    def last_file(self) -> Path:
+        """Where the state after the last evaluated epoch is kept."""
+        return self.folder / "last.pt"
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> Any:
+        """Train until early stopping; a run that was already finished is left as it is."""
+        self.train_data = train_data
+        if self.history and (self.cur_step > self.stopping_step or self.start_epoch >= self.epochs):
+            return self.best_valid_score, self.best_valid_result
+        train_data.epoch = self.start_epoch
+
+        def after_epoch(epoch: int, score: float) -> None:
+            self._after_epoch(epoch)
+            if callback_fn is not None:
+                callback_fn(epoch, score)
+
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> Any:
+        loss_func = loss_func or self.model.calculate_loss
+        bar = tqdm(
+            train_data,
+            total=len(train_data),
+            desc=f"{self.stage} epoch {epoch_idx}",
+            disable=not show_progress or None,
+            leave=False,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+
+        def observed(batch: Any) -> Any:
+            losses = loss_func(batch)
+            if not bar.disable and bar.n % 10 == 0:
+                total = sum(losses) if isinstance(losses, tuple) else losses
+                bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
+            return losses
+
+        started = perf_counter()
+        with bar:
+            total = super()._train_epoch(bar, epoch_idx, observed, show_progress=False)
+        self._epoch_seconds = perf_counter() - started
+        return total
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self._last_result = dict(result)
+        return score, result
+
+    def _after_epoch(self, epoch: int) -> None:
+        entry = {
+            "stage": self.stage,
+            "epoch": epoch,
+            "loss": self.train_loss_dict[epoch] / len(self.train_data),
+            "seconds": round(self._epoch_seconds, 3),
+            **self._last_result,
+        }
+        self.history.append(entry)
+        save_checkpoint(self.last_file, {**self._state(epoch), "random": random_state()})
+        if self.on_epoch is not None:
+            self.on_epoch(entry)
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "settings": {key: repr(value) for key, value in sorted(self.config.final_config_dict.items())},
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": None if self.best_valid_result is None else dict(self.best_valid_result),
+            "history": self.history,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
+        save_checkpoint(path, self._state(epoch))
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Continue from a checkpoint as if there had been no break."""
+        content = load_checkpoint(Path(resume_file), self.device, self.identity)
+        load_weights(self.model, content["state_dict"], Path(resume_file))
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.start_epoch = content["epoch"] + 1
+        self.cur_step = content["cur_step"]
+        self.best_valid_score = content["best_valid_score"]
+        self.best_valid_result = content["best_valid_result"]
+        self.history = content["history"]
+        set_random_state(content["random"])
+
+    def load_best(self) -> None:
+        """Put the selected weights into the model."""
+        path = Path(self.saved_model_file)
+        load_weights(self.model, load_checkpoint(path, self.device, self.identity)["state_dict"], path)
+
+    @torch.no_grad()
+    def rank(self, eval_data: Any, show_progress: bool = False) -> RankingEvaluator:
+        """Score a split once and rank it under both protocols."""
+        self.model.eval()
+        self.tot_item_num = eval_data.dataset.item_num
+        self.item_tensor = eval_data.dataset.get_item_feature().to(self.device)
+        ranking = RankingEvaluator(self.config, self.train_data or eval_data)
+        bar = tqdm(
+            eval_data,
+            desc=f"{self.stage} ranking",
+            disable=not show_progress or None,
+            leave=False,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        for batch in bar:
+            interaction, scores, _, _ = self._full_sort_batch_eval((batch.query, None, None, None))
+            ranking.add(scores, batch, interaction)
+        return ranking
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Metrics of a split: unmasked under RecBole's names, masked under ``masked_…``."""
+        if load_best_model:
+            if model_file is not None:
+                self.saved_model_file = str(model_file)
+            self.load_best()
+        result = OrderedDict(flat_result(self.rank(eval_data, show_progress).result()))
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return result

@@ -1,0 +1,103 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.core.errors import RecboleRaError
+
+
+@contextlib.contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "permission denied" into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RecboleRaError(f"{path}: no space left on the disk; free some and run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RecboleRaError(f"{path}: no permission to write there; choose another folder") from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file through a temporary sibling, so that no half-written file is ever seen."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, sorted and indented, atomically."""
+    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON form of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class ArtifactStore:
+    """Results of stages, addressed by what they were made from.
+
+    A finished artifact is a folder with a ``manifest.json``; one in progress has the suffix
+    ``.part``. Nothing is reused because a file exists: the manifest must name the same key.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where a finished artifact lies."""
+        return self.root / f"{stage}-{key[:16]}"
+
+    def part(self, stage: str, key: str) -> Path:
+        """Where an artifact in progress lies."""
+        return self.root / f"{stage}-{key[:16]}.part"
+
+    def find(self, stage: str, key: str) -> Path | None:
+        """The finished artifact of that key, or None."""
+        manifest = self.folder(stage, key) / "manifest.json"
+        try:
+            content = json.loads(manifest.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return manifest.parent if content.get("key") == key else None
+
+    def start(self, stage: str, key: str, *, resume: bool) -> Path:
+        """The folder to work in, emptied unless the work is resumed."""
+        part = self.part(stage, key)
+        with explain_disk_errors(part):
+            if not resume and part.exists():
+                shutil.rmtree(part)
+            part.mkdir(parents=True, exist_ok=True)
+        return part
+
+    def finish(self, stage: str, key: str, inputs: Any) -> Path:
+        """Write the manifest and give the folder its final name."""
+        part, folder = self.part(stage, key), self.folder(stage, key)
+        write_json(part / "manifest.json", {"stage": stage, "key": key, "inputs": inputs})
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+        return folder

@@ -1,0 +1,81 @@
+"""What a backbone is: an encoder of histories and the item table that its states are scored against.
+
+Shapes: ``B`` rows, ``L`` positions, ``T`` targets, ``D`` width, ``N`` items.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_ra.nn.losses import bpr, full_softmax
+from recbole_ra.sequences.batching import TrainBatch, VisitGroup
+
+
+class Backbone(nn.Module):
+    """Base of every recommender whose score is the inner product of a state and an item vector."""
+
+    causal = False
+    """Whether one pass over a sequence yields the encoding of each of its prefixes."""
+
+    needs_positives = False
+    """Whether training batches must carry another prefix with the same target for each target."""
+
+    def __init__(self, n_items: int, max_length: int, width: int) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.max_length = max_length
+        self.width = width
+
+    @property
+    def item_table(self) -> Tensor:
+        """The vectors that states are scored against, shape [N, D]."""
+        raise NotImplementedError
+
+    def represent(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Encode right-padded histories: [B, L], [B] -> [B, D]."""
+        raise NotImplementedError
+
+    def calculate_loss(self, batch: TrainBatch) -> Tensor:
+        """Loss of one optimisation step, shape []."""
+        raise NotImplementedError
+
+
+class CausalBackbone(Backbone):
+    """A backbone whose encoder never looks ahead: state ``t`` is the encoding of items ``0 .. t``.
+
+    Subclasses give :meth:`encode` and :attr:`item_table`.
+    """
+
+    causal = True
+
+    def __init__(self, n_items: int, max_length: int, width: int, loss_type: str) -> None:
+        super().__init__(n_items, max_length, width)
+        self.loss_type = loss_type
+
+    def encode(self, items: Tensor) -> Tensor:
+        """[B, L] -> [B, L, D]."""
+        raise NotImplementedError
+
+    def represent(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Encode right-padded histories: [B, L], [B] -> [B, D]."""
+        return self.encode(items)[torch.arange(len(items), device=items.device), lengths - 1]
+
+    def target_states(self, batch: TrainBatch) -> Tensor:
+        """The state that predicts each target of the batch, shape [T, D]."""
+        return self.states_of(batch.groups)
+
+    def states_of(self, groups: list[VisitGroup]) -> Tensor:
+        """The states at the marked places of the groups, one group after another, shape [T, D]."""
+        return torch.cat([self.encode(g.items)[g.row, g.column] for g in groups])
+
+    def recommendation_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over the catalogue, or BPR with one uniform negative a target."""
+        if self.loss_type == "CE":
+            return full_softmax(states, self.item_table, targets)
+        negatives = torch.randint(1, self.n_items - 1, targets.shape, device=targets.device)
+        return bpr(states, self.item_table, targets, negatives + (negatives >= targets))
+
+    def calculate_loss(self, batch: TrainBatch) -> Tensor:
+        """Loss of one optimisation step, shape []."""
+        return self.recommendation_loss(self.target_states(batch), batch.targets)

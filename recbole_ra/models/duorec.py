@@ -1,0 +1,58 @@
+"""DuoRec (Qiu et al., WSDM 2022): SASRec with a contrastive loss between views of one target.
+
+This is also RaSeRec's collaborative-based pre-training (METHOD 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from recbole_ra.models.sasrec import SASRec, SASRecSettings
+from recbole_ra.nn.losses import info_nce
+from recbole_ra.sequences.batching import TrainBatch
+
+
+@dataclass(frozen=True)
+class DuoRecSettings(SASRecSettings):
+    """SASRec's architecture and the contrastive term.
+
+    ``contrast`` is ``us_x`` (unsupervised view against supervised view), ``us`` (unsupervised view
+    against the state itself), ``su`` (supervised view against the state itself) or ``none``.
+    """
+
+    contrast: str = "us_x"
+    lmd: float = 0.1
+    tau: float = 1.0
+
+
+class DuoRec(SASRec):
+    """``L = L_rec + lmd * InfoNCE`` between an unsupervised and a supervised view.
+
+    The unsupervised view is the same prefix under another dropout mask; the supervised view is
+    another prefix with the same target, or the prefix itself where the target occurs once.
+    """
+
+    Settings = DuoRecSettings
+
+    def __init__(self, n_items: int, max_length: int, settings: DuoRecSettings) -> None:
+        super().__init__(n_items, max_length, settings)
+        self.contrast = settings.contrast
+        self.lmd = settings.lmd
+        self.tau = settings.tau
+        self.needs_positives = settings.contrast in ("us_x", "su") and settings.lmd > 0
+
+    def calculate_loss(self, batch: TrainBatch) -> Tensor:
+        """Loss of one optimisation step, shape []."""
+        states = self.target_states(batch)
+        loss = self.recommendation_loss(states, batch.targets)
+        if self.contrast == "none" or self.lmd == 0:
+            return loss
+        one = self.target_states(batch) if self.contrast in ("us_x", "us") else states
+        other = self.positive_states(batch) if self.needs_positives else states
+        return loss + self.lmd * info_nce(one, other, self.tau)
+
+    def positive_states(self, batch: TrainBatch) -> Tensor:
+        """The supervised view of each target, shape [T, D]."""
+        return self.states_of(batch.positives)[batch.positive_order]

@@ -1,0 +1,34 @@
+"""Which names ``--model`` takes.
+
+A name is a backbone of ours, a sequential model that RecBole ships, or ``Ra`` before either of
+them: the retrieval-augmented recommender over that backbone.
+"""
+
+from __future__ import annotations
+
+from recbole_ra.core.errors import SettingsError, nearest
+from recbole_ra.models.duorec import DuoRec
+from recbole_ra.models.sasrec import SASRec
+
+BACKBONES: dict[str, type[SASRec]] = {"SASRec": SASRec, "DuoRec": DuoRec}
+
+SEQUENTIAL_MODELS_OF_RECBOLE = (
+    "BERT4Rec Caser CORE FDSA FEARec FOSSIL FPMC GCSAN GRU4Rec GRU4RecCPR GRU4RecF HGN HRM LightSANs "
+    "NARM NextItNet NPE RepeatNet SASRecCPR SASRecF SHAN SINE SRGNN STAMP TransRec"
+).split()
+
+
+def backbone_name(model: str) -> str:
+    """The backbone that a model name stands for: ``RaGRU4Rec`` -> ``GRU4Rec``.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such model.
+    """
+    known = [*BACKBONES, *SEQUENTIAL_MODELS_OF_RECBOLE]
+    for name in (model, model.removeprefix("Ra")):
+        if name in known:
+            return name
+    every = [*known, *(f"Ra{name}" for name in known)]
+    raise SettingsError(f"unknown model '{model}'{nearest(model, every)}; --help lists all")

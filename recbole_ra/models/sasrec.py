@@ -1,0 +1,78 @@
+"""SASRec (Kang & McAuley, ICDM 2018), with RecBole's layer order and initialisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recbole_ra.models.backbone import CausalBackbone
+from recbole_ra.nn.dropout import Dropout
+from recbole_ra.nn.transformer import TransformerEncoder
+
+
+@dataclass(frozen=True)
+class SASRecSettings:
+    """Architecture of SASRec; names and defaults are RecBole's."""
+
+    n_layers: int = 2
+    n_heads: int = 2
+    hidden_size: int = 64
+    inner_size: int = 256
+    hidden_dropout_prob: float = 0.5
+    attn_dropout_prob: float = 0.5
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    loss_type: str = "CE"
+
+
+class SASRec(CausalBackbone):
+    """Self-attentive sequential recommendation.
+
+    Parameters
+    ----------
+    n_items : int
+        Size of the vocabulary, padding included.
+    max_length : int
+        Longest history.
+    settings : SASRecSettings
+    """
+
+    Settings = SASRecSettings
+
+    def __init__(self, n_items: int, max_length: int, settings: SASRecSettings) -> None:
+        super().__init__(n_items, max_length, settings.hidden_size, settings.loss_type)
+        width = settings.hidden_size
+        self.item_embedding = nn.Embedding(n_items, width, padding_idx=0)
+        self.position_embedding = nn.Embedding(max_length, width)
+        self.encoder = TransformerEncoder(
+            n_layers=settings.n_layers,
+            width=width,
+            n_heads=settings.n_heads,
+            inner=settings.inner_size,
+            dropout=settings.hidden_dropout_prob,
+            attn_dropout=settings.attn_dropout_prob,
+            eps=settings.layer_norm_eps,
+        )
+        self.norm = nn.LayerNorm(width, eps=settings.layer_norm_eps)
+        self.dropout = Dropout(settings.hidden_dropout_prob)
+        self._initialise(settings.initializer_range)
+
+    def _initialise(self, std: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def encode(self, items: Tensor) -> Tensor:
+        """[B, L] -> [B, L, D]; state ``t`` is the encoding of items ``0 .. t``."""
+        positions = torch.arange(items.shape[1], device=items.device)
+        x = self.item_embedding(items) + self.position_embedding(positions)
+        return self.encoder(self.dropout(self.norm(x)))
+
+    @property
+    def item_table(self) -> Tensor:
+        """The vectors that states are scored against, shape [N, D]."""
+        return self.item_embedding.weight

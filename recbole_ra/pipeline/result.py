@@ -1,0 +1,89 @@
+"""What a run gives back, and the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.core.files import explain_disk_errors, write_bytes, write_json
+from recbole_ra.report.plots import learning_curve
+from recbole_ra.report.tables import metrics_table, render
+
+
+@dataclass
+class Result:
+    """The outcome of one run.
+
+    Attributes
+    ----------
+    model, dataset : str
+    test, valid : mapping
+        Protocol (``unmasked``, ``masked``) -> RecBole's metric names -> value.
+    backbone_test, backbone_valid : mapping or None
+        The same of the backbone alone, where the model is a retrieval-augmented one.
+    history : list of mapping
+        One entry an evaluated epoch, each with its ``stage``.
+    settings, versions, data : mapping
+        Every setting; versions of what computed; the data set's sizes and fingerprint.
+    seconds : mapping
+        Wall-clock of each stage; a reused stage says so in ``reused``.
+    folder : str
+        Where the run wrote ``result.json`` and its pictures.
+    """
+
+    model: str
+    dataset: str
+    test: dict[str, dict[str, float]]
+    valid: dict[str, dict[str, float]]
+    backbone_test: dict[str, dict[str, float]] | None
+    backbone_valid: dict[str, dict[str, float]] | None
+    history: list[dict[str, Any]]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    data: dict[str, Any]
+    seconds: dict[str, float]
+    reused: list[str] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+    def table(self) -> str:
+        """Test metrics as plain text."""
+        rows = dict(self.test)
+        if self.backbone_test is not None:
+            rows = {f"{self.model} {name}": values for name, values in self.test.items()}
+            backbone = self.model.removeprefix("Ra")
+            rows.update({f"{backbone} {name}": values for name, values in self.backbone_test.items()})
+        return render(metrics_table(rows))
+
+    def save(self, folder: Path, metric: str) -> None:
+        """Write ``result.json``, ``table.txt`` and ``learning_curve.png`` into a folder."""
+        self.folder = str(folder)
+        write_json(folder / "result.json", asdict(self))
+        write_bytes(folder / "table.txt", self.table().encode())
+        if self.history:
+            title = f"{self.model} on {self.dataset}"
+            learning_curve(
+                self.history, folder / "learning_curve.png", metric=metric, best_epoch=None, title=title
+            )
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Read a saved result."""
+        return cls(**json.loads((folder / "result.json").read_text()))
+
+
+def new_run_folder(root: Path, model: str, dataset: str) -> Path:
+    """Create ``root/model-dataset-time``, with a counter if it exists."""
+    base = root / f"{model}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with explain_disk_errors(base):
+        for attempt in range(1000):
+            folder = base if attempt == 0 else base.with_name(f"{base.name}-{attempt}")
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return folder
+    raise FileExistsError(base)

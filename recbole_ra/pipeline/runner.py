@@ -1,0 +1,172 @@
+"""One run from atomic files to a result."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.evaluation import RankingEvaluator
+from recbole_ra.bridge.loaders import Splits
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import ArtifactStore
+from recbole_ra.pipeline.result import Result, new_run_folder
+from recbole_ra.pipeline.stages import Backbone, Run, backbone_stage, bank_stage, extend_bank, raft_stage
+
+PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
+
+
+def run(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_files: Iterable[str | Path] = (),
+    *,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Result:
+    """Train, select on validation, and test once.
+
+    Parameters
+    ----------
+    model : str
+        ``SASRec``, ``DuoRec``, a sequential model of RecBole's, or ``Ra`` before any of them.
+    dataset : str
+        Name of a folder of atomic files below ``data_path``.
+    config_files : iterable of paths
+        YAML files of settings; later ones win.
+    on_epoch : callable, optional
+        Called after each evaluated epoch with its loss and validation metrics; never sees the test.
+    say : callable, optional
+        Receives one line at each step; by default standard error.
+    **settings
+        Any setting of RecBole or of ours; wins over the files.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    RecboleRaError
+        For every mistake that the caller can mend.
+    """
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    started = perf_counter()
+    config = RaConfig(model, dataset, config_files, settings)
+    logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
+    splits = Splits.load(config)
+    if not len(splits.train):
+        raise DataError(f"data set '{config.dataset}': no training rows are left; loosen the filters or the split")
+    state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch)
+    state.seconds["data"] = perf_counter() - started
+    table = splits.whole.table
+    say(
+        f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, {len(table.items)} interactions, "
+        f"{len(splits.train)} training targets"
+    )
+    backbone = backbone_stage(state)
+    if not config.augmented:
+        valid, test = _measure(state, backbone)
+        return _finish(state, valid, test, None, None, {})
+
+    base_valid, base_test = _measure(state, backbone)
+    memory = bank_stage(state, backbone)
+    raft = raft_stage(state, backbone, memory)
+    clock = perf_counter()
+    show = bool(config["show_progress"])
+    trim = backbone.trim
+    valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, trim), show)
+    if config.bank.extend_with_validation:
+        extend_bank(state, backbone, raft.recommender)
+    test = _rank(raft.trainer.rank, state.evaluation(splits.test, trim), show)
+    state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
+    facts = {
+        "memories": len(memory.bank),
+        "source": config.bank.memory_source,
+        "index": config.bank.index_type,
+        "scope": config.bank.memory_scope,
+        "extended_with_validation": config.bank.extend_with_validation,
+    }
+    return _finish(state, valid, test, base_valid, base_test, facts)
+
+
+Metrics = dict[str, dict[str, float]]
+
+
+def _rank(rank: Callable[..., RankingEvaluator], batches: Any, show: bool) -> Metrics:
+    return {} if batches is None else rank(batches, show).result()
+
+
+def _measure(state: Run, backbone: Backbone) -> tuple[Metrics, Metrics]:
+    """Validation and test metrics of the backbone alone."""
+    clock = perf_counter()
+    show = bool(state.config["show_progress"])
+    results = tuple(
+        _rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show) for split in state.three[1:]
+    )
+    state.seconds["test"] = perf_counter() - clock
+    return results[0], results[1]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _finish(
+    state: Run,
+    valid: Metrics,
+    test: Metrics,
+    base_valid: Metrics | None,
+    base_test: Metrics | None,
+    memory: dict[str, Any],
+) -> Result:
+    config, table = state.config, state.splits.whole.table
+    settings = {key: value for key, value in config.final_config_dict.items()}
+    result = Result(
+        model=config.model,
+        dataset=config.dataset,
+        test=test,
+        valid=valid,
+        backbone_test=base_test,
+        backbone_valid=base_valid,
+        history=state.history,
+        settings={key: _plain(value) for key, value in sorted(settings.items())},
+        versions=_versions(),
+        data={
+            "users": len(table),
+            "items": table.n_items - 1,
+            "interactions": len(table.items),
+            "train": len(state.splits.train),
+            "valid": len(state.splits.valid),
+            "test": len(state.splits.test),
+            "fingerprint": state.fingerprint,
+        },
+        seconds={name: round(value, 2) for name, value in state.seconds.items()},
+        reused=state.reused,
+        memory=memory,
+    )
+    folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
+    result.save(folder, str(config["valid_metric"]).lower())
+    state.say(f"result: {folder}")
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,42 @@
+"""Results as tables for a terminal or a log."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+_PROTOCOLS = ("unmasked", "masked")
+_WIDTH = 100
+
+
+def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
+    """One row a ranking protocol, one column a metric, values with four decimals.
+
+    Parameters
+    ----------
+    result : mapping of str to (mapping of str to float)
+        Metrics by protocol, ``{"unmasked": {"recall@5": 0.0512, …}, "masked": {…}}``. ``unmasked``
+        and ``masked`` come first, other protocols after them as given; a metric that a protocol
+        lacks shows as a dash.
+    """
+    protocols = sorted(
+        result, key=lambda name: _PROTOCOLS.index(name) if name in _PROTOCOLS else len(_PROTOCOLS)
+    )
+    metrics = list(dict.fromkeys(metric for name in protocols for metric in result[name]))
+    table = Table("protocol")
+    for metric in metrics:
+        table.add_column(metric, justify="right", overflow="fold")
+    for name in protocols:
+        values = result[name]
+        table.add_row(name, *(f"{values[metric]:.4f}" if metric in values else "–" for metric in metrics))
+    return table
+
+
+def render(table: Table) -> str:
+    """Return a table as plain text, at most 100 characters wide, without colours."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=_WIDTH, color_system=None, force_terminal=False).print(table)
+    return buffer.getvalue()

@@ -1,0 +1,241 @@
+"""Training batches: many random users, few positions of each, like lengths side by side.
+
+One scheme covers the whole range between RecBole's prefix rows and one pass over whole sequences.
+A *visit* encodes one stretch of one sequence and predicts ``positions_per_visit`` of its items:
+
+* 1: every row is a prefix of its own (any encoder);
+* more: causal encoders share one pass between several targets of the same user.
+
+Which targets share a visit, and which visits share a batch, is drawn anew each epoch. Inside a
+batch the visits are grouped by length, so that each group is padded only to its own maximum; a
+group never decides which targets are optimised together, because the batch is one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_ra.core.seeding import stream
+from recbole_ra.sequences.prefixes import Prefixes
+from recbole_ra.sequences.table import IntArray, gather_windows
+
+
+@dataclass
+class VisitGroup:
+    """Visits of like length, right-padded to the longest.
+
+    Attributes
+    ----------
+    items : int64, shape [b, L]
+    lengths : int64, shape [b]
+    row, column : int64, shape [t]
+        Where in ``[b, L]`` the state stands that predicts each of the group's targets.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    row: Tensor
+    column: Tensor
+
+    def to(self, device: torch.device | str) -> VisitGroup:
+        """Move every tensor to a device."""
+        return VisitGroup(
+            self.items.to(device), self.lengths.to(device), self.row.to(device), self.column.to(device)
+        )
+
+
+@dataclass
+class TrainBatch:
+    """One optimisation step.
+
+    Attributes
+    ----------
+    groups : list of VisitGroup
+    targets : int64, shape [T]
+        Item to predict; the groups' targets one after another.
+    rows : int64, shape [T]
+        Which training row each target is (index into the :class:`Prefixes`).
+    positives : list of VisitGroup
+        For each target another prefix with the same target (itself where there is no other), in
+        an order of its own; empty if the model does not ask for it.
+    positive_order : int64, shape [T]
+        Where the positive of each target stands among the positives' states.
+    """
+
+    groups: list[VisitGroup]
+    targets: Tensor
+    rows: Tensor
+    positives: list[VisitGroup] = field(default_factory=list)
+    positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def to(self, device: torch.device | str) -> TrainBatch:
+        """Move every tensor to a device."""
+        return TrainBatch(
+            [group.to(device) for group in self.groups],
+            self.targets.to(device),
+            self.rows.to(device),
+            [group.to(device) for group in self.positives],
+            self.positive_order.to(device),
+        )
+
+
+class VisitBatches:
+    """Iterates over one epoch of batches; every target exactly once.
+
+    Parameters
+    ----------
+    prefixes : Prefixes
+        The training rows.
+    batch_size : int
+        Targets a batch (a batch ends with the visit that reaches it).
+    positions_per_visit : int
+        Most targets that share one pass; 1 gives prefix rows. Targets of one sequence are split
+        into nearly equal random parts.
+    n_groups : int
+        Length groups inside a batch.
+    with_positives : bool
+        Whether to draw, for each target, another prefix with the same target (DuoRec).
+    seed : int
+        Epoch ``e`` is drawn from the stream ``(seed, "batches", e)``.
+
+    Notes
+    -----
+    In a sequence longer than ``max_length``, targets share a visit only with targets of the same
+    block of ``max_length // 2`` positions, and the window ends at the last of them: a target then
+    sees at least ``min(position, max_length - max_length // 2 + 1)`` of its latest items.
+    """
+
+    def __init__(
+        self,
+        prefixes: Prefixes,
+        *,
+        batch_size: int,
+        positions_per_visit: int,
+        n_groups: int,
+        seed: int,
+        with_positives: bool = False,
+    ) -> None:
+        self.prefixes = prefixes
+        self.batch_size = batch_size
+        self.positions_per_visit = positions_per_visit
+        self.n_groups = n_groups
+        self.seed = seed
+        self.epoch = 0
+        self.shuffle = True
+        self._block, self._block_size = self._blocks()
+        self._same_target = SameTarget(prefixes.targets) if with_positives else None
+
+    def _blocks(self) -> tuple[IntArray, IntArray]:
+        """Number the blocks whose targets may share a visit: id of each row, rows of each block."""
+        p = self.prefixes
+        stride = max(p.max_length // 2, 1)
+        part = np.where(p.position <= p.max_length, 0, 1 + (p.position - p.max_length - 1) // stride)
+        keys = p.sequence * (int(part.max(initial=0)) + 1) + part
+        _, block, size = np.unique(keys, return_inverse=True, return_counts=True)
+        return block.reshape(-1), size
+
+    def __len__(self) -> int:
+        return max(1, -(-len(self.prefixes) // self.batch_size))
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        rng = stream(self.seed, "batches", self.epoch)
+        self.epoch += 1
+        rows, visit_start = self._draw_visits(rng)
+        bounds = self._batch_bounds(visit_start, len(rows))
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            batch = self._make_batch(rows[visit_start[first] : visit_start[last]], visit_start[first : last + 1])
+            if self._same_target is not None:
+                self._add_positives(batch, self._same_target.draw(batch.rows.numpy(), rng))
+            yield batch
+
+    def _draw_visits(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Rows in visit order and the start of each visit (one more than visits)."""
+        n = len(self.prefixes)
+        if self.positions_per_visit == 1:
+            return rng.permutation(n), np.arange(n + 1)
+        order = np.argsort(self._block + rng.random(n), kind="stable")
+        block = self._block[order]
+        first = np.concatenate([[0], np.cumsum(self._block_size)])[:-1]
+        rank = np.arange(n) - first[block]
+        visits_of_block = -(-self._block_size // self.positions_per_visit)
+        first_visit = np.concatenate([[0], np.cumsum(visits_of_block)])
+        visit = first_visit[block] + rank % visits_of_block[block]
+        shuffled = rng.permutation(first_visit[-1])[visit]
+        by_visit = np.argsort(shuffled, kind="stable")
+        sizes = np.bincount(shuffled, minlength=int(first_visit[-1]))
+        return order[by_visit], np.concatenate([[0], np.cumsum(sizes)])
+
+    def _batch_bounds(self, visit_start: IntArray, n_rows: int) -> IntArray:
+        """First visit of each batch, cutting where the count of targets passes the batch size."""
+        cuts = np.searchsorted(visit_start, np.linspace(0, n_rows, len(self) + 1))
+        return np.unique(np.concatenate([[0], cuts[1:-1], [len(visit_start) - 1]]))
+
+    def _make_batch(self, rows: IntArray, visit_start: IntArray) -> TrainBatch:
+        groups, order = self._groups(rows, visit_start - visit_start[0])
+        rows = rows[order]
+        targets = torch.from_numpy(self.prefixes[rows].targets)
+        return TrainBatch(groups, targets, torch.from_numpy(rows))
+
+    def _add_positives(self, batch: TrainBatch, rows: IntArray) -> None:
+        batch.positives, order = self._groups(rows, np.arange(len(rows) + 1))
+        batch.positive_order = torch.from_numpy(np.argsort(order, kind="stable"))
+
+    def _groups(self, rows: IntArray, visit_start: IntArray) -> tuple[list[VisitGroup], IntArray]:
+        """Cut visits into groups of like length; also the order in which the groups hold ``rows``."""
+        p = self.prefixes
+        n_visits = len(visit_start) - 1
+        visit = np.repeat(np.arange(n_visits), np.diff(visit_start))
+        flat = p.table.offsets[p.sequence[rows]] + p.position[rows]
+        end = np.maximum.reduceat(flat, visit_start[:-1])
+        length = np.maximum.reduceat(p.lengths[rows], visit_start[:-1])
+
+        by_length = np.argsort(length, kind="stable")
+        rank = np.empty(n_visits, dtype=np.int64)
+        rank[by_length] = np.arange(n_visits)
+        order = np.argsort(rank[visit], kind="stable")
+        place, flat = rank[visit][order], flat[order]
+        end, length = end[by_length], length[by_length]
+
+        groups = []
+        edges = np.unique(np.linspace(0, n_visits, self.n_groups + 1).astype(np.int64))
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            inside = slice(*np.searchsorted(place, [a, b]))
+            column = flat[inside] - (end[place[inside]] - length[place[inside]]) - 1
+            groups.append(
+                VisitGroup(
+                    torch.from_numpy(gather_windows(p.table.items, end[a:b] - length[a:b], length[a:b])),
+                    torch.from_numpy(length[a:b]),
+                    torch.from_numpy(place[inside] - a),
+                    torch.from_numpy(column),
+                )
+            )
+        return groups, order
+
+
+class SameTarget:
+    """Draws, for a row, another row with the same target.
+
+    Parameters
+    ----------
+    targets : int64 array, shape [rows]
+    """
+
+    def __init__(self, targets: IntArray) -> None:
+        self._by_target = np.argsort(targets, kind="stable")
+        self._place = np.empty_like(self._by_target)
+        self._place[self._by_target] = np.arange(len(targets))
+        _, inverse, count = np.unique(targets, return_inverse=True, return_counts=True)
+        first = np.concatenate([[0], np.cumsum(count)])[:-1]
+        self._first, self._count = first[inverse], count[inverse]
+
+    def draw(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
+        """One uniform other row for each row, or the row itself where its target occurs once."""
+        first, count = self._first[rows], self._count[rows]
+        step = 1 + np.floor(rng.random(len(rows)) * (count - 1)).astype(np.int64)
+        place = first + (self._place[rows] - first + step) % count
+        return self._by_target[place]

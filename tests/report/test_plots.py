@@ -1,0 +1,52 @@
+"""Figures are written whole, from whatever epochs there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.report.plots import Epoch, learning_curve
+
+METRIC = "ndcg@10"
+HISTORY: list[Epoch] = [
+    {"epoch": e, "loss": 8 - 0.1 * e, METRIC: 0.05 - 0.001 * (e - 6) ** 2} for e in range(12)
+]
+STAGES: list[Epoch] = [{**entry, "stage": stage} for stage in ("backbone", "raft") for entry in HISTORY]
+
+
+def draw(path: Path, history: list[Epoch], best: int | dict[str, int] | None = None) -> np.ndarray:
+    learning_curve(history, path, metric=METRIC, best_epoch=best, title="amazon-beauty")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    return matplotlib.image.imread(path)
+
+
+def test_one_panel_a_stage(tmp_path: Path) -> None:
+    one = draw(tmp_path / "x.png", HISTORY)
+    two = draw(tmp_path / "x.png", STAGES, {"backbone": 3, "raft": 6})
+    assert two.shape == (one.shape[0], 2 * one.shape[1], 4)
+
+
+def test_the_best_epoch_changes_the_figure(tmp_path: Path) -> None:
+    plain, marked = draw(tmp_path / "x.png", HISTORY), draw(tmp_path / "x.png", HISTORY, 6)
+    assert not np.array_equal(plain, marked)
+    assert np.array_equal(plain, draw(tmp_path / "x.png", HISTORY, 99))
+
+
+def test_epochs_without_validation_and_a_single_epoch(tmp_path: Path) -> None:
+    gaps: list[Epoch] = [entry if n % 3 == 0 else {"loss": 1.0} for n, entry in enumerate(HISTORY)]
+    draw(tmp_path / "x.png", gaps, 1)
+    draw(tmp_path / "x.png", HISTORY[:1], 0)
+
+
+@pytest.mark.parametrize(
+    ("history", "match"),
+    [([], "history is empty"), ([{"loss": 1.0, "ndcg@1": 0.1}], "did you mean 'ndcg@1'")],
+)
+def test_nothing_to_draw(tmp_path: Path, history: list[Epoch], match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        draw(tmp_path / "x.png", history)
+    assert list(tmp_path.iterdir()) == []

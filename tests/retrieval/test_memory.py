@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_ra.core.errors import CheckpointError, DataError
+from recbole_ra.retrieval.index import KINDS
+from recbole_ra.retrieval.memory import MemoryBank
+
+ARRAYS = ("keys", "values", "users", "lengths", "times")
+FILES = (*(f"{name}.npy" for name in ARRAYS), "index.bin")
+
+
+def columns(rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    times = rng.random(rows)
+    times[::3] = np.nan
+    return (
+        rng.normal(size=(rows, 8)).astype(np.float32),
+        rng.integers(1, 50, rows),
+        rng.integers(-1, 9, rows),
+        rng.integers(1, 9, rows),
+        times,
+    )
+
+
+def bank_of(rows: int, kind: str = "Flat", seed: int = 0) -> MemoryBank:
+    return MemoryBank.build(*columns(rows, seed), index_kind=kind, seed=0)
+
+
+def assert_equal(a: MemoryBank, b: MemoryBank) -> None:
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), strict=True)
+    queries = columns(30, seed=9)[0]
+    for x, y in zip(a.index.search(queries, 5), b.index.search(queries, 5), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_save_and_load_give_the_same_bank(kind: str, tmp_path: Path) -> None:
+    bank = bank_of(200, kind)
+    bank.save(tmp_path / "deep" / "bank")
+    assert_equal(MemoryBank.load(tmp_path / "deep" / "bank"), bank)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "Torch"])
+def test_adding_equals_building_at_once(kind: str) -> None:
+    whole = columns(90)
+    grown = MemoryBank.build(*(column[:50] for column in whole), index_kind=kind, seed=0)
+    grown.add(*(column[50:] for column in whole))
+    assert len(grown) == len(grown.index) == 90
+    assert_equal(grown, MemoryBank.build(*whole, index_kind=kind, seed=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bank_grows_after_loading(kind: str, tmp_path: Path) -> None:
+    bank = bank_of(200, kind)
+    bank.save(tmp_path / "bank")
+    loaded = MemoryBank.load(tmp_path / "bank")
+    new = columns(7, seed=4)
+    loaded.add(*new)
+    _, ids = loaded.index.search(new[0], 1)
+    assert ids[:, 0].tolist() == list(range(200, 207))
+    assert loaded.values[200:].tolist() == new[1].tolist()
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None:
+    bank_of(40).save(tmp_path / "bank")
+    path = tmp_path / "bank" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=name) as caught:
+        MemoryBank.load(tmp_path / "bank")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 99},
+        {"format": "something else"},
+        {"count": "40"},
+        {"count": 41},
+        {"dimension": 9},
+        {"index_kind": "HNSW"},
+        {"index_kind": "../x"},
+        {"files": []},
+        {"files": {}},
+    ],
+)
+def test_a_changed_manifest_is_refused(change: dict, tmp_path: Path) -> None:
+    bank_of(40).save(tmp_path / "bank")
+    path = tmp_path / "bank" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match="bank/"):
+        MemoryBank.load(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"'])
+def test_a_manifest_that_is_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        MemoryBank.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nowhere.manifest\.json"):
+        MemoryBank.load(tmp_path / "nowhere")
+
+
+def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
+    bank = bank_of(40)
+    bank.values = np.array([{}] * 40, dtype=object)
+    with pytest.raises(ValueError, match="pickle"):
+        bank.save(tmp_path / "bank")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_replaces_an_earlier_bank_and_leaves_nothing_else(tmp_path: Path) -> None:
+    bank_of(40).save(tmp_path / "bank")
+    bank_of(60, seed=1).save(tmp_path / "bank")
+    assert_equal(MemoryBank.load(tmp_path / "bank"), bank_of(60, seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+
+
+@pytest.mark.parametrize("fails_at", ["write", "rename"])
+def test_a_save_that_fails_keeps_the_earlier_bank(
+    fails_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank_of(40).save(tmp_path / "bank")
+    later = bank_of(60, seed=1)
+    rename = Path.rename
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    def interrupted(source: Path, target: Path) -> Path:
+        if source.name == "new":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    if fails_at == "write":
+        monkeypatch.setattr(later.index, "save", full_disk)
+    else:
+        monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        later.save(tmp_path / "bank")
+    monkeypatch.undo()
+    assert_equal(MemoryBank.load(tmp_path / "bank"), bank_of(40))
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+
+
+def test_a_directory_that_is_no_bank_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="not a memory bank"):
+        bank_of(10).save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"thesis\.txt"):
+        bank_of(10).save(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    bank_of(10).save(tmp_path / "empty")
+    assert len(MemoryBank.load(tmp_path / "empty")) == 10
+
+
+def test_an_empty_bank_is_refused() -> None:
+    with pytest.raises(DataError, match="lower min_support"):
+        bank_of(0)
+
+
+def test_arrays_must_fit() -> None:
+    keys, values, users, lengths, times = columns(10)
+    with pytest.raises(ValueError, match="users"):
+        MemoryBank.build(keys, values, users[:9], lengths, times, index_kind="Flat", seed=0)
