@@ -1,0 +1,28 @@
+"""Sequential recommendation on RecBole with regenerated data and retrieved memories.
+
+``run`` trains, selects on validation and tests once; everything else is imported from its module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Result", "run"]
+
+if TYPE_CHECKING:
+    from recbole_ra.pipeline.result import Result
+    from recbole_ra.pipeline.runner import run
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: `import recbole_ra` alone starts neither RecBole nor torch.
+    if name == "run":
+        from recbole_ra.pipeline.runner import run
+
+        return run
+    if name == "Result":
+        from recbole_ra.pipeline.result import Result
+
+        return Result
+    raise AttributeError(f"module 'recbole_ra' has no attribute '{name}'")

@@ -262,7 +262,6 @@ class _OwnModel:
     type = ModelType.SEQUENTIAL
 
 
-def available_models() -> list[str]:
-    """Every name that ``--model`` takes."""
-    plain = [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]
-    return [*plain, *(f"Ra{name}" for name in plain)]
+def available_backbones() -> list[str]:
+    """Every backbone that ``--model`` takes, alone or with ``Ra`` before it."""
+    return [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]

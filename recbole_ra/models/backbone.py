@@ -53,13 +53,13 @@ class CausalBackbone(Backbone):
         super().__init__(n_items, max_length, width)
         self.loss_type = loss_type
 
-    def encode(self, items: Tensor) -> Tensor:
-        """[B, L] -> [B, L, D]."""
+    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P]."""
         raise NotImplementedError
 
     def represent(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Encode right-padded histories: [B, L], [B] -> [B, D]."""
-        return self.encode(items)[torch.arange(len(items), device=items.device), lengths - 1]
+        return self.encode(items, lengths[:, None] - 1).squeeze(1)
 
     def target_states(self, batch: TrainBatch) -> Tensor:
         """The state that predicts each target of the batch, shape [T, D]."""
@@ -67,7 +67,7 @@ class CausalBackbone(Backbone):
 
     def states_of(self, groups: list[VisitGroup]) -> Tensor:
         """The states at the marked places of the groups, one group after another, shape [T, D]."""
-        return torch.cat([self.encode(g.items)[g.row, g.column] for g in groups])
+        return torch.cat([self.encode(g.items, g.at).flatten(0, 1)[g.slot] for g in groups])
 
     def recommendation_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the catalogue, or BPR with one uniform negative a target."""

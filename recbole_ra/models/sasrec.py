@@ -66,11 +66,14 @@ class SASRec(CausalBackbone):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def encode(self, items: Tensor) -> Tensor:
-        """[B, L] -> [B, L, D]; state ``t`` is the encoding of items ``0 .. t``."""
+    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P].
+
+        State ``t`` is the encoding of items ``0 .. t``.
+        """
         positions = torch.arange(items.shape[1], device=items.device)
         x = self.item_embedding(items) + self.position_embedding(positions)
-        return self.encoder(self.dropout(self.norm(x)))
+        return self.encoder(self.dropout(self.norm(x)), at)  # type: ignore[no-any-return]
 
     @property
     def item_table(self) -> Tensor:

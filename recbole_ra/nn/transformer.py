@@ -29,18 +29,29 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: Tensor, *, causal: bool = True) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """Attend at every position, or only at some: [B, L, D], [B, P] -> [B, L, D] or [B, P, D].
+
+        ``at`` names ``P`` positions of each row; the states of the others are not computed.
+        """
         b, length, d = x.shape
-        qkv = self.qkv(x).view(b, length, 3, self.n_heads, d // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, L, D/H]
-        scores = torch.matmul(q * (d // self.n_heads) ** -0.5, k.transpose(-1, -2))  # [B, H, L, L]
-        if causal:
+        width = d // self.n_heads
+        if at is None:
+            q, k, v = self.qkv(x).view(b, length, 3, self.n_heads, width).permute(2, 0, 3, 1, 4).unbind(0)
             future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(future, float("-inf"))
+            here = x
+        else:
+            here = x.gather(1, at[:, :, None].expand(-1, -1, d))  # [B, P, D]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(here, weight[:d], bias[:d]).view(b, -1, self.n_heads, width).transpose(1, 2)
+            kv = F.linear(x, weight[d:], bias[d:]).view(b, length, 2, self.n_heads, width)
+            k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+            future = (torch.arange(length, device=x.device) > at[:, :, None])[:, None]  # [B, 1, P, L]
+        scores = torch.matmul(q * width**-0.5, k.transpose(-1, -2))  # [B, H, P, L]
+        scores = scores.masked_fill(future, float("-inf"))
         weights = dropout(scores.softmax(-1), self.attn_dropout, self.training)
-        mixed = torch.matmul(weights, v).transpose(1, 2).reshape(b, length, d)
-        return self.norm(x + self.dropout(self.out(mixed)))
+        mixed = torch.matmul(weights, v).transpose(1, 2).reshape(b, -1, d)
+        return self.norm(here + self.dropout(self.out(mixed)))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -73,16 +84,23 @@ class TransformerEncoder(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                SelfAttention(width=width, n_heads=n_heads, dropout=dropout, attn_dropout=attn_dropout, eps=eps),
-                FeedForward(width=width, inner=inner, dropout=dropout, eps=eps),
-            )
+        self.attentions = nn.ModuleList(
+            SelfAttention(width=width, n_heads=n_heads, dropout=dropout, attn_dropout=attn_dropout, eps=eps)
             for _ in range(n_layers)
         )
+        self.feed_forwards = nn.ModuleList(
+            FeedForward(width=width, inner=inner, dropout=dropout, eps=eps) for _ in range(n_layers)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]; position ``t`` depends on positions ``<= t`` only."""
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """[B, L, D] -> [B, L, D]; position ``t`` depends on positions ``<= t`` only.
+
+        With ``at`` [B, P] only the states at those positions come back, [B, P, D], and the last
+        block computes no others: with one target a row that is a third of the encoder's work.
+        """
+        last = len(self.attentions) - 1
+        for number, (attention, feed_forward) in enumerate(
+            zip(self.attentions, self.feed_forwards, strict=True)
+        ):
+            x = feed_forward(attention(x, at if number == last else None))
         return x

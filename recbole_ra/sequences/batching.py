@@ -33,19 +33,21 @@ class VisitGroup:
     ----------
     items : int64, shape [b, L]
     lengths : int64, shape [b]
-    row, column : int64, shape [t]
-        Where in ``[b, L]`` the state stands that predicts each of the group's targets.
+    at : int64, shape [b, P]
+        Positions of each visit whose states predict targets; unused places are 0.
+    slot : int64, shape [t]
+        Where in the flattened ``[b, P]`` the state of each of the group's targets stands.
     """
 
     items: Tensor
     lengths: Tensor
-    row: Tensor
-    column: Tensor
+    at: Tensor
+    slot: Tensor
 
     def to(self, device: torch.device | str) -> VisitGroup:
         """Move every tensor to a device."""
         return VisitGroup(
-            self.items.to(device), self.lengths.to(device), self.row.to(device), self.column.to(device)
+            self.items.to(device), self.lengths.to(device), self.at.to(device), self.slot.to(device)
         )
 
 
@@ -205,13 +207,18 @@ class VisitBatches:
         edges = np.unique(np.linspace(0, n_visits, self.n_groups + 1).astype(np.int64))
         for a, b in zip(edges[:-1], edges[1:], strict=True):
             inside = slice(*np.searchsorted(place, [a, b]))
-            column = flat[inside] - (end[place[inside]] - length[place[inside]]) - 1
+            visit = place[inside] - a
+            column = flat[inside] - (end - length)[place[inside]] - 1
+            first = np.searchsorted(visit, np.arange(b - a))
+            nth = np.arange(len(visit)) - first[visit]
+            at = np.zeros((b - a, int(nth.max()) + 1), dtype=np.int64)
+            at[visit, nth] = column
             groups.append(
                 VisitGroup(
                     torch.from_numpy(gather_windows(p.table.items, end[a:b] - length[a:b], length[a:b])),
                     torch.from_numpy(length[a:b]),
-                    torch.from_numpy(place[inside] - a),
-                    torch.from_numpy(column),
+                    torch.from_numpy(at),
+                    torch.from_numpy(visit * at.shape[1] + nth),
                 )
             )
         return groups, order

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequential.seq2pat import Seq2Pat
 
+import reference
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.patterns.mining import Patterns, mine_patterns
 from recbole_ra.sequences.table import Origin, SequenceTable
@@ -128,6 +128,7 @@ def test_settings_out_of_range(setting: dict[str, int]) -> None:
         mine_patterns(table_of([[1, 2]]), **setting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "counts"),
     [("amazon-beauty", [28_108, 10_210, 2_091, 255]), ("amazon-toys", [18_041, 1_549, 128, 8])],

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.retrieval.eligibility import SCOPES, eligible
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.retrieval import neighbours
 from recbole_ra.retrieval.eligibility import SCOPES
@@ -115,6 +115,29 @@ def test_approximate_search_leaks_nothing_and_finds_most(kind: str, scope: str) 
         for a, m, b, n in zip(found.ids, found.valid, exact.ids, exact.valid, strict=True)
     ]
     assert sum(same) > 0.8 * exact.valid.sum()
+
+
+def test_places_that_the_index_leaves_empty_are_not_valid() -> None:
+    world = World([12] * 20, 10, 3, coarse=False)
+    bank = MemoryBank.build(
+        world.keys,
+        world.values,
+        world.users,
+        world.lengths,
+        world.times,
+        index_kind="IVFFlat",
+        nlist=25,
+        nprobe=1,
+        seed=0,
+    )
+    assert (bank.index.search(world.keys, 60)[1] == -1).any(), "one list holds fewer"
+    found = find_neighbours(
+        bank, world.keys, users=world.users, lengths=world.lengths, times=None, k=60, scope="any"
+    )
+    assert_well_formed(world, found, 60, "any")
+    assert np.isfinite(found.scores).all()
+    assert (found.ids >= 0).all()
+    assert not found.valid.all()
 
 
 def test_the_query_itself_and_its_future_are_not_found() -> None:

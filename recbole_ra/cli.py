@@ -1,0 +1,162 @@
+"""The command line: RecBole's way (``--key=value``), and ``prepare`` for raw data.
+
+Exit codes: 0 done, 2 a mistake that the message tells how to mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.core.errors import RecboleRaError, SettingsError
+
+USAGE = """\
+usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=value ...]
+       recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
+
+Trains, selects on validation, and tests once. Every setting of RecBole and of ours is --key=value;
+--key alone means true. Later config files win over earlier ones, the command line over all.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(help_text())
+            return 0
+        if words[0] == "--version":
+            from recbole_ra import __version__
+
+            print(__version__)
+            return 0
+        if words[0] == "prepare":
+            return prepare(words[1:])
+        return train(words)
+    except RecboleRaError as error:
+        print(f"recbole-ra: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "recbole-ra: interrupted; what was finished is kept, the same command with --resume continues",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def train(words: Sequence[str]) -> int:
+    """Run the pipeline with settings from the command line."""
+    settings, files = parse_settings(words)
+    from recbole_ra.pipeline.runner import run
+
+    result = run(settings.pop("model", None), settings.pop("dataset", None), files, **settings)
+    print(result.table())
+    return 0
+
+
+def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read ``--key=value``, ``--key value`` and bare ``--key`` words.
+
+    Returns
+    -------
+    tuple
+        Settings by key, and the config files in order.
+
+    Raises
+    ------
+    SettingsError
+        If a word is no setting, or a key is given twice with different values.
+    """
+    from recbole_ra.bridge.config import parse_value
+
+    settings: dict[str, Any] = {}
+    files: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise SettingsError(f"'{word}' is not a setting; write --key=value (--help lists commands and settings)")
+        key, equals, text = word[2:].partition("=")
+        if not equals and rest and not rest[0].startswith("--"):
+            text, equals = rest.pop(0), "="
+        if key == "config_files":
+            files.extend(text.replace(",", " ").split())
+            continue
+        value = parse_value(text) if equals else True
+        if key in ("model", "dataset", "data_path", "output_dir", "checkpoint_dir", "backbone_checkpoint"):
+            value = text or None
+        if key in settings and settings[key] != value:
+            raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
+        settings[key] = value
+    return settings, files
+
+
+def prepare(words: Sequence[str]) -> int:
+    """Turn raw data into atomic files."""
+    from recbole_ra.sequences.readers import KINDS
+    from recbole_ra.sequences.readers import prepare as prepare_files
+
+    parser = argparse.ArgumentParser(
+        prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file."
+    )
+    parser.add_argument("source", type=Path, help="CSV, TSV, Parquet, reviews_*.json.gz or 'user item item …' text")
+    parser.add_argument("--name", required=True, help="name of the data set, as for --dataset")
+    parser.add_argument("--out", type=Path, default=Path("dataset"), help="folder of data sets (default: dataset)")
+    parser.add_argument("--kind", default="auto", help=f"auto, {', '.join(KINDS)}")
+    parser.add_argument(
+        "--columns", default="", help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING]"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
+    given = parser.parse_args(words)
+    columns = dict(_pair(part) for part in given.columns.split(",") if part)
+    made = prepare_files(
+        given.source, given.name, given.out, kind=given.kind, columns=columns or None, overwrite=given.overwrite
+    )
+    print(f"{made.path}: {made.n_users} users, {made.n_items} items, {made.n_interactions} interactions ({made.kind})")
+    for note in made.notes:
+        print(f"  {note}")
+    print(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
+    return 0
+
+
+def _pair(part: str) -> tuple[str, str]:
+    role, colon, column = part.partition(":")
+    if not colon or not column:
+        raise SettingsError(f"--columns: '{part}' is not ROLE:COLUMN; for example user_id:customer")
+    return role, column
+
+
+def help_text() -> str:
+    """Usage, models, data sets, and our settings with their defaults."""
+    from recbole_ra.bridge.config import available_backbones, props_root, read_yaml
+    from recbole_ra.core.settings import OUR_SETTINGS
+
+    lines = [USAGE]
+    lines.append("models (each also with Ra before it: the retrieval-augmented recommender over it)")
+    lines.extend(_wrapped(available_backbones()))
+    lines.append("\ndata sets with settings of their own (any other folder of atomic files works too)")
+    lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
+    for settings in OUR_SETTINGS:
+        lines.append(f"\n{(settings.__doc__ or '').strip().splitlines()[0]}")
+        for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+            choices = field.metadata.get("choices")
+            doc = field.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
+            lines.append(f"  --{field.name}={_shown(field.default)}\n        {doc}")
+    lines.append("\nRecBole's settings with other defaults than RecBole's")
+    lines.extend(f"  --{key}={_shown(value)}" for key, value in read_yaml(props_root() / "overall.yaml").items())
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    return textwrap.wrap(" ".join(names), width=96, initial_indent="  ", subsequent_indent="  ")
+
