@@ -1,0 +1,66 @@
+"""A small data set that trains in a second, and the settings that go with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SMALL: dict[str, Any] = {
+    "epochs": 4,
+    "raft_epochs": 3,
+    "train_batch_size": 128,
+    "raft_batch_size": 128,
+    "hidden_size": 16,
+    "inner_size": 32,
+    "n_layers": 1,
+    "n_neighbors": 5,
+    "index_type": "Flat",
+    "learning_rate": 0.01,
+    "user_inter_num_interval": "[3,inf)",
+    "show_progress": False,
+}
+
+
+def write_walks(folder: Path, name: str = "walks", users: int = 80, items: int = 30, seed: int = 0) -> Path:
+    """Noisy walks over a ring of items, as an atomic file; returns the folder of data sets."""
+    rng = np.random.default_rng(seed)
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(users):
+        item = int(rng.integers(items))
+        for time in range(int(rng.integers(6, 14))):
+            rows.append(f"u{user}\ti{item}\t{1000 * user + time}")
+            item = (item + 1) % items if rng.random() < 0.8 else int(rng.integers(items))
+    target = folder / name
+    target.mkdir(parents=True)
+    (target / f"{name}.inter").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_walks(tmp_path_factory.mktemp("data"))
+
+
+def settings_below(folder: Path, walks: Path) -> dict[str, Any]:
+    """Settings of a run on the walks that writes below a folder."""
+    return {
+        **SMALL,
+        "dataset": "walks",
+        "data_path": str(walks),
+        "output_dir": str(folder / "runs"),
+        "checkpoint_dir": str(folder / "saved"),
+    }
+
+
+@pytest.fixture
+def settings(walks: Path, tmp_path: Path) -> dict[str, Any]:
+    return settings_below(tmp_path, walks)
+
+
+@pytest.fixture(scope="module")
+def shared_settings(walks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings whose artifacts are shared by the tests of a module."""
+    return settings_below(tmp_path_factory.mktemp("shared"), walks)

@@ -1,0 +1,59 @@
+"""A run that is killed and resumed ends bit-identical to an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+
+
+def start(point: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), point, json.dumps({"model": "RaSASRec", **settings})],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=settings["output_dir"].removesuffix("runs"),
+        check=False,
+    )
+
+
+def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def unbroken(shared_settings: dict[str, Any]) -> dict[str, Any]:
+    return outcome(start("never", shared_settings))
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["batch:SASRec:3", "best:SASRec:1", "epoch:SASRec:2", "batch:RAFT:7", "epoch:RAFT:2"],
+)
+def test_killed_and_resumed_equals_unbroken(
+    point: str, settings: dict[str, Any], unbroken: dict[str, Any]
+) -> None:
+    killed = start(point, settings)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not list(Path(settings["output_dir"]).glob("*/result.json"))
+    resumed = outcome(start("never", {**settings, "resume": True}))
+    assert resumed["test"] == unbroken["test"]
+    assert resumed["valid"] == unbroken["valid"]
+
+
+def test_two_kills_in_one_run(settings: dict[str, Any], unbroken: dict[str, Any]) -> None:
+    assert start("epoch:SASRec:1", settings).returncode == -signal.SIGKILL
+    assert start("batch:RAFT:2", {**settings, "resume": True}).returncode == -signal.SIGKILL
+    resumed = outcome(start("never", {**settings, "resume": True}))
+    assert resumed["test"] == unbroken["test"]
+    assert "backbone" in resumed["reused"]
