@@ -81,7 +81,9 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            raise SettingsError(f"'{word}' is not a setting; write --key=value (--help lists commands and settings)")
+            raise SettingsError(
+                f"'{word}' is not a setting; write --key=value (--help lists commands and settings)"
+            )
         key, equals, text = word[2:].partition("=")
         if not equals and rest and not rest[0].startswith("--"):
             text, equals = rest.pop(0), "="
@@ -105,20 +107,33 @@ def prepare(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file."
     )
-    parser.add_argument("source", type=Path, help="CSV, TSV, Parquet, reviews_*.json.gz or 'user item item …' text")
+    parser.add_argument(
+        "source", type=Path, help="CSV, TSV, Parquet, reviews_*.json.gz or 'user item item …' text"
+    )
     parser.add_argument("--name", required=True, help="name of the data set, as for --dataset")
-    parser.add_argument("--out", type=Path, default=Path("dataset"), help="folder of data sets (default: dataset)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("dataset"), help="folder of data sets (default: dataset)"
+    )
     parser.add_argument("--kind", default="auto", help=f"auto, {', '.join(KINDS)}")
     parser.add_argument(
-        "--columns", default="", help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING]"
+        "--columns",
+        default="",
+        help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
     given = parser.parse_args(words)
     columns = dict(_pair(part) for part in given.columns.split(",") if part)
     made = prepare_files(
-        given.source, given.name, given.out, kind=given.kind, columns=columns or None, overwrite=given.overwrite
+        given.source,
+        given.name,
+        given.out,
+        kind=given.kind,
+        columns=columns or None,
+        overwrite=given.overwrite,
     )
-    print(f"{made.path}: {made.n_users} users, {made.n_items} items, {made.n_interactions} interactions ({made.kind})")
+    print(
+        f"{made.path}: {made.n_users} users, {made.n_items} items, {made.n_interactions} interactions ({made.kind})"
+    )
     for note in made.notes:
         print(f"  {note}")
     print(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
@@ -144,12 +159,14 @@ def help_text() -> str:
     lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
     for settings in OUR_SETTINGS:
         lines.append(f"\n{(settings.__doc__ or '').strip().splitlines()[0]}")
-        for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        for field in dataclasses.fields(settings):
             choices = field.metadata.get("choices")
             doc = field.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
             lines.append(f"  --{field.name}={_shown(field.default)}\n        {doc}")
     lines.append("\nRecBole's settings with other defaults than RecBole's")
-    lines.extend(f"  --{key}={_shown(value)}" for key, value in read_yaml(props_root() / "overall.yaml").items())
+    lines.extend(
+        f"  --{key}={_shown(value)}" for key, value in read_yaml(props_root() / "overall.yaml").items()
+    )
     return "\n".join(lines)
 
 
@@ -159,4 +176,3 @@ def _shown(value: Any) -> str:
 
 def _wrapped(names: Sequence[str]) -> list[str]:
     return textwrap.wrap(" ".join(names), width=96, initial_indent="  ", subsequent_indent="  ")
-

@@ -1,9 +1,21 @@
 """Fixtures and settings that all tests share."""
 
-from pathlib import Path
+from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
+
+torch.set_num_threads(1)
 
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("ci")
@@ -13,3 +25,52 @@ settings.load_profile("ci")
 def shared_dataset() -> Path:
     """Directory that holds the real data sets, one folder each."""
     return Path(__file__).resolve().parents[2] / "shared" / "dataset"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of data sets that holds ``tiny``: 60 users, 40 items, lines in no order.
+
+    Histories of 3 to 20 items, some with repetitions and equal timestamps.
+    """
+    rng = np.random.default_rng(7)
+    lines = []
+    for user in range(60):
+        times = np.sort(rng.integers(0, 40, rng.integers(3, 21)))
+        lines += [f"u{user}\ti{rng.integers(40)}\t{1000 + time}" for time in times]
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tiny").mkdir()
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    (folder / "tiny" / "tiny.inter").write_text("\n".join([header, *rng.permutation(lines)]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Make a :class:`RaConfig` over ``tiny``: ``tiny_config("SASRec", n_layers=1)``."""
+    from recbole_ra.bridge.config import RaConfig
+
+    below = tmp_path_factory.mktemp("runs")
+    small = {
+        "data_path": str(tiny),
+        "output_dir": str(below / "runs"),
+        "checkpoint_dir": str(below / "saved"),
+        "MAX_ITEM_LIST_LENGTH": 8,
+        "hidden_size": 16,
+        "use_gpu": False,
+        "show_progress": False,
+        "state": "ERROR",
+    }
+
+    def make(model: str = "SASRec", **overrides: Any) -> RaConfig:
+        return RaConfig(model, "tiny", (), {**small, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_splits(tiny_config: Callable[..., Any]) -> Any:
+    """``tiny`` in three splits, leave-one-out; read only."""
+    from recbole_ra.bridge.loaders import Splits
+
+    return Splits.load(tiny_config())

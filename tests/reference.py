@@ -59,3 +59,12 @@ def nearest_memories(
         ]
         result.append(sorted(scored, key=lambda pair: -pair[0])[:k])
     return result
+
+
+def prefix_rows(sequences: Sequence[Sequence[int]], max_length: int) -> list[tuple]:
+    """Every (sequence, position, kept history, target) row, by walking the sequences."""
+    return [
+        (s, position, list(sequence[max(0, position - max_length) : position]), sequence[position])
+        for s, sequence in enumerate(sequences)
+        for position in range(1, len(sequence))
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from recbole_ra.nn.fusion import Fusion
 from recbole_ra.nn.losses import bpr, full_softmax
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Neighbours, find_neighbours
+from recbole_ra.sequences.table import IntArray
 
 
 @dataclass
@@ -171,9 +172,11 @@ class AugmentedRecommender(Recommender):
 
     def represent(self, interaction: Any) -> Tensor:
         """The fused state of each row, shape [B, D]."""
-        query = interaction if isinstance(interaction, Retrieved) else self.retrieve(interaction)
+        query = (
+            interaction if isinstance(interaction, Retrieved | EncodedQuery) else self.retrieve(interaction)
+        )
         values = self.item_table[self._values[query.ids]]  # [B, K, D]
-        return self.fusion(query.states, self._keys[query.ids], values, query.valid)  # type: ignore[no-any-return]
+        return self.fusion(query.states, self._keys[query.ids], values, query.valid)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Loss of one optimisation step, shape []."""
@@ -211,7 +214,79 @@ class RaftBatches:
         return -(-len(self.targets) // self.batch_size)
 
     def __iter__(self) -> Iterator[RaftBatch]:
-        order = torch.from_numpy(stream(self.seed, "raft", self.epoch).permutation(len(self.targets)))
+        order = shuffled(len(self.targets), self.seed, self.epoch)
         self.epoch += 1
-        for rows in order.split(self.batch_size):
+        for rows in torch.split(order, self.batch_size):
             yield RaftBatch(self.retrieved[rows], self.targets[rows])
+
+
+@dataclass
+class EncodedQuery:
+    """A query whose neighbours are known and whose state is encoded, with gradients, when asked for."""
+
+    recommender: AugmentedRecommender
+    interaction: Any
+    ids: Tensor
+    valid: Tensor
+
+    @property
+    def states(self) -> Tensor:
+        """The state of each row, shape [B, D]."""
+        return self.recommender.base.represent(self.interaction)
+
+    def to(self, device: torch.device | str) -> EncodedQuery:
+        """Move every tensor to a device."""
+        return EncodedQuery(
+            self.recommender, self.interaction.to(device), self.ids.to(device), self.valid.to(device)
+        )
+
+
+class EncodedBatches:
+    """Random batches of histories; neighbours are found anew at the start of each epoch.
+
+    Parameters
+    ----------
+    recommender : AugmentedRecommender
+    refresh : callable
+        Encodes all rows, gives the recommender a fresh bank, returns each row's neighbours.
+    cut : callable
+        Makes the ``Interaction`` of some rows.
+    targets : int64 Tensor, shape [rows]
+    batch_size, seed : int
+    """
+
+    shuffle = True
+
+    def __init__(
+        self,
+        recommender: AugmentedRecommender,
+        refresh: Callable[[], Retrieved],
+        cut: Callable[[IntArray], Any],
+        targets: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.recommender = recommender
+        self.refresh = refresh
+        self.cut = cut
+        self.targets = targets
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.targets) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RaftBatch]:
+        found = self.refresh()
+        order = shuffled(len(self.targets), self.seed, self.epoch)
+        self.epoch += 1
+        for rows in torch.split(order, self.batch_size):
+            query = EncodedQuery(self.recommender, self.cut(rows.numpy()), found.ids[rows], found.valid[rows])
+            yield RaftBatch(query, self.targets[rows])
+
+
+def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
+    """The order of training rows in an epoch of fine-tuning, shape [rows]."""
+    return torch.from_numpy(stream(seed, "raft", epoch).permutation(rows))

@@ -23,7 +23,12 @@ def random_state() -> dict[str, Any]:
     version, numbers, following = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": [
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": [version, list(numbers), following],
     }
     if torch.cuda.is_available():
@@ -69,12 +74,16 @@ def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ValueError … on damage
-        raise CheckpointError(f"{path}: not a readable checkpoint (truncated or of another kind); train again") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (truncated or of another kind); train again"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or "identity" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of recbole_ra; train the model again")
     found = content["identity"]
     if found.get("model") != identity["model"]:
-        raise CheckpointError(f"{path}: holds model {found.get('model')}, not {identity['model']}; use --model to match")
+        raise CheckpointError(
+            f"{path}: holds model {found.get('model')}, not {identity['model']}; use --model to match"
+        )
     if found.get("vocabulary") != identity["vocabulary"]:
         raise CheckpointError(
             f"{path}: was trained on another item vocabulary ({found.get('n_items')} items, here "

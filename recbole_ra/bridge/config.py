@@ -53,7 +53,9 @@ class _YamlLoader(yaml.SafeLoader):
 
 _YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -63,7 +65,7 @@ def parse_value(text: str) -> Any:
     if text in ("None", "~", ""):
         return None
     try:
-        return yaml.load(text.replace("\t", "\\t"), Loader=_YamlLoader)  # noqa: S506
+        return yaml.load(text.replace("\t", "\\t"), Loader=_YamlLoader)
     except yaml.YAMLError:
         return text
 
@@ -77,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, is not YAML, or is not a mapping of keys to values.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except FileNotFoundError as error:
         raise SettingsError(f"{path}: no such file; check --config_files") from error
     except yaml.YAMLError as error:
@@ -91,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-class RaConfig(Config):  # type: ignore[misc]
+class RaConfig(Config):
     """RecBole's ``Config`` for our models and RecBole's sequential ones.
 
     Differences from the base: values are never evaluated as code, ``sys.argv`` is not read,
@@ -170,6 +172,7 @@ class RaConfig(Config):  # type: ignore[misc]
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(self.backbone, model_class, dataset)
+        other_files = self.internal_config_dict.get("load_col") or {}
         root = props_root()
         for path in (
             root / "overall.yaml",
@@ -179,6 +182,9 @@ class RaConfig(Config):  # type: ignore[misc]
         ):
             if path.is_file():
                 self.internal_config_dict.update(read_yaml(path))
+        # Ours names columns of .inter; which columns of .item and .user a model reads, RecBole knows.
+        load_col = self.internal_config_dict.get("load_col") or {}
+        self.internal_config_dict["load_col"] = {**other_files, **load_col}
         self.known = self._known_keys()
 
     def _set_default_parameters(self) -> None:
@@ -188,16 +194,17 @@ class RaConfig(Config):  # type: ignore[misc]
         mode = final["eval_args"].get("mode") if isinstance(final.get("eval_args"), dict) else None
         modes = set(mode.values()) if isinstance(mode, dict) else {mode}
         if not modes <= {None, "full"}:
-            raise SettingsError(f"eval_args mode={mode!r}: every item is ranked here; only mode 'full' is supported")
+            raise SettingsError(
+                f"eval_args mode={mode!r}: every item is ranked here; only mode 'full' is supported"
+            )
         data_path = final["data_path"]
         super()._set_default_parameters()
         if self.dataset == "ml-100k" and "data_path" in self._user_keys:
             own = os.path.join(data_path, self.dataset)
             if os.path.isdir(own):
                 final["data_path"] = own
-        if final.get("loss_type") is not None and self.backbone in BACKBONES:
-            if final["loss_type"] not in ("CE", "BPR"):
-                raise SettingsError(f"loss_type={final['loss_type']!r} must be one of CE, BPR")
+        if self.backbone in BACKBONES and final.get("loss_type") not in ("CE", "BPR"):
+            raise SettingsError(f"loss_type={final.get('loss_type')!r} must be one of CE, BPR")
 
     def _init_device(self) -> None:
         if self.final_config_dict.get("use_gpu") is False:
@@ -209,7 +216,10 @@ class RaConfig(Config):  # type: ignore[misc]
     def _known_keys(self) -> frozenset[str]:
         known = set(EXTRA_KEYS) | set(self.internal_config_dict)
         known.update(key for keys in self.parameters.values() for key in keys)
-        for settings in (*OUR_SETTINGS, *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else [])):
+        for settings in (
+            *OUR_SETTINGS,
+            *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else []),
+        ):
             known.update(field.name for field in dataclasses.fields(settings))
         return frozenset(known)
 
@@ -225,7 +235,12 @@ class RaConfig(Config):  # type: ignore[misc]
                 problem = check_value(key, final[key], kind, {})
                 if problem and problem not in problems:
                     problems.append(problem)
-        for key, low in (("epochs", 1), ("train_batch_size", 1), ("eval_batch_size", 1), ("learning_rate", 0)):
+        for key, low in (
+            ("epochs", 1),
+            ("train_batch_size", 1),
+            ("eval_batch_size", 1),
+            ("learning_rate", 0),
+        ):
             value = final.get(key)
             if isinstance(value, int | float) and not value >= low:
                 problems.append(f"{key}={value!r} must be >= {low}")
@@ -235,7 +250,9 @@ class RaConfig(Config):  # type: ignore[misc]
         self._check_metric(problems)
 
     def _check_metric(self, problems: list[str]) -> None:
-        name, _, cut = str(self.final_config_dict["valid_metric"]).lower().removeprefix("masked_").partition("@")
+        name, _, cut = (
+            str(self.final_config_dict["valid_metric"]).lower().removeprefix("masked_").partition("@")
+        )
         metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
         if name not in metrics:
             problems.append(

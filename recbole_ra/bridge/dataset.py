@@ -34,6 +34,7 @@ class CompactDataset(SequentialDataset):
 
     table: SequenceTable
     flat_feat: Interaction
+    inter_feat: Any
 
     def __init__(self, config: Any) -> None:
         if config["benchmark_filename"] is not None:
@@ -48,7 +49,9 @@ class CompactDataset(SequentialDataset):
         if not folder.exists():
             self._try_download(folder)
         required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
-        check_atomic_file(folder / f"{token}.inter", required=required, separator=self.config["field_separator"])
+        check_atomic_file(
+            folder / f"{token}.inter", required=required, separator=self.config["field_separator"]
+        )
         super()._load_data(token, dataset_path)
 
     def _try_download(self, folder: Path) -> None:
@@ -65,7 +68,9 @@ class CompactDataset(SequentialDataset):
             if folder.exists() and not os.listdir(folder):
                 folder.rmdir()
             reason = str(error).splitlines()[0]
-            raise DataError(f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}") from error
+            raise DataError(
+                f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}"
+            ) from error
 
     def _change_feat_format(self) -> None:
         if not len(self.inter_feat):
@@ -133,7 +138,10 @@ class CompactDataset(SequentialDataset):
         flat, length = rows[FLAT_FIELD].numpy(), rows[self.item_list_length_field].numpy()
         histories = {}
         for field in self.flat_feat:
-            if field == self.uid_field or self.field2type[field] in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ):
+            if field == self.uid_field or self.field2type[field] in (
+                FeatureType.TOKEN_SEQ,
+                FeatureType.FLOAT_SEQ,
+            ):
                 continue
             values = self.flat_feat[field].numpy()
             if values.ndim > 1:

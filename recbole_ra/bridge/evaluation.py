@@ -6,6 +6,7 @@ RecBole's metrics (its ``Evaluator``) do the arithmetic.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
@@ -21,7 +22,9 @@ from recbole_ra.core.errors import RecboleRaError
 PROTOCOLS = ("unmasked", "masked")
 
 
-def ranks(scores: Tensor, targets: Tensor, history_row: Tensor, history_item: Tensor) -> tuple[Tensor, Tensor]:
+def ranks(
+    scores: Tensor, targets: Tensor, history_row: Tensor, history_item: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rank of each target, counted from 0, among all items and among items not in the history.
 
     A tie counts against the target, so that a model that scores all items alike earns nothing; RecBole's
@@ -55,26 +58,32 @@ class RankingEvaluator:
     Parameters
     ----------
     config : RecBole configuration
-    train_data : loader with a ``dataset``
-        What RecBole's data metrics (popularity, coverage) look at.
+    train_dataset : RecBole data set
+        What RecBole's metrics of coverage and popularity look at.
     """
 
-    def __init__(self, config: Any, train_data: Any) -> None:
+    def __init__(self, config: Any, train_dataset: Any) -> None:
         self.evaluator = Evaluator(config)
         self.collectors = {protocol: Collector(config) for protocol in PROTOCOLS}
         for collector in self.collectors.values():
-            collector.data_collect(train_data)
+            collector.data_collect(SimpleNamespace(dataset=train_dataset))
         needs = self.collectors["unmasked"].register
         # Ranks say all that most metrics ask for; the others get the scores, through RecBole's collector.
-        self.by_rank = not any(needs.need(what) for what in ("rec.items", "rec.meanrank", "rec.score", "data.label"))
+        self.by_rank = not any(
+            needs.need(what) for what in ("rec.items", "rec.meanrank", "rec.score", "data.label")
+        )
         self.cut = max(config["topk"])
         self.found: dict[str, list[Tensor]] = {protocol: [] for protocol in PROTOCOLS}
 
     def add(self, scores: Tensor, batch: Any, interaction: Any) -> None:
         """Take in the scores of one batch, shape [B, N]."""
-        targets, row, item = (x.to(scores.device) for x in (batch.targets, batch.history_row, batch.history_item))
+        targets, row, item = (
+            x.to(scores.device) for x in (batch.targets, batch.history_row, batch.history_item)
+        )
         if torch.isnan(scores).any():
-            raise RecboleRaError("the model's scores are not numbers (NaN); lower learning_rate or set clip_grad_norm")
+            raise RecboleRaError(
+                "the model's scores are not numbers (NaN); lower learning_rate or set clip_grad_norm"
+            )
         found = ranks(scores, targets, row, item)
         for protocol, rank in zip(PROTOCOLS, found, strict=True):
             self.found[protocol].append(rank.cpu())
@@ -123,5 +132,3 @@ def metrics_of_ranks(rank: Tensor, config: Any) -> dict[str, float]:
     data = DataStruct()
     data.set("rec.topk", hits(rank, max(config["topk"])))
     return {name: float(value) for name, value in Evaluator(config).evaluate(data).items()}
-
-

@@ -106,7 +106,7 @@ class ForeignRecommender(Recommender):
     @property
     def item_bias(self) -> Tensor | None:
         """Constant part of each item's score, shape [N], or None."""
-        return self._bias  # type: ignore[return-value]
+        return self._bias
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """The model's own loss."""

@@ -41,7 +41,7 @@ class Splits:
         return cls(dataset, train, valid, test)
 
 
-class _SeededTrainDataLoader(TrainDataLoader):  # type: ignore[misc]
+class _SeededTrainDataLoader(TrainDataLoader):
     """RecBole's training loader; epoch ``e`` is shuffled from ``(seed, e)`` so that it can be resumed."""
 
     epoch = 0
@@ -128,7 +128,9 @@ class EvalBatches:
         for first in range(0, len(self.order), self.batch_size):
             rows = self.order[first : first + self.batch_size]
             start, count = self.history_start[rows], np.diff(self.history_start)[rows]
-            place = np.repeat(start - np.concatenate([[0], np.cumsum(count)])[:-1], count) + np.arange(count.sum())
+            place = np.repeat(start - np.concatenate([[0], np.cumsum(count)])[:-1], count) + np.arange(
+                count.sum()
+            )
             yield EvalBatch(
                 self._query(rows),
                 rows,

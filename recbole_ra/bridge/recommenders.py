@@ -37,7 +37,7 @@ class Fields:
         )
 
 
-class Recommender(AbstractRecommender):  # type: ignore[misc]
+class Recommender(AbstractRecommender):
     """Base: everything that follows from a state and an item table."""
 
     fields: Fields

@@ -9,8 +9,10 @@ from typing import Any
 import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 
 # isort: split
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
 from recbole.utils import get_model, init_seed
 
 from recbole_ra.bridge.config import RaConfig
@@ -22,6 +24,9 @@ from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.nn.fusion import Fusion
 from recbole_ra.sequences.prefixes import Prefixes
+
+# Models whose constructor reads padded histories from the data set itself.
+READS_EXPANDED_ROWS = frozenset({"FEARec"})
 
 
 def seed_everything(config: RaConfig) -> None:
@@ -45,7 +50,7 @@ class Base:
     def recommender(self, splits: Splits, fields: Fields) -> Recommender:
         """The trained backbone as a recommender whose states can be used."""
         if self.own is not None:
-            return self.trained  # type: ignore[no-any-return]
+            return self.trained
         rows = list(range(min(len(splits.train), 64)))
         device = next(self.trained.parameters()).device
         return ForeignRecommender(self.trained, splits.whole.item_num, fields, splits.train[rows].to(device))
@@ -58,8 +63,12 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
             splits.whole.item_num, config["MAX_ITEM_LIST_LENGTH"], config.architecture
         )
         return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
+    construct_transform(config)  # writes names of masked or reversed columns that the model then reads
+    train = splits.train
+    if config.backbone in READS_EXPANDED_ROWS:
+        train = train.copy(train[np.arange(len(train))])
     try:
-        model = get_model(config.backbone)(config, splits.train)
+        model = get_model(config.backbone)(config, train)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise SettingsError(
             f"{config.backbone} cannot be built with these settings and this data set: {error}"
@@ -69,13 +78,16 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
 
 def build_fusion(config: RaConfig, width: int) -> Fusion:
     """The retrieval-augmented module for states of that width."""
-    heads = config["n_heads"] if isinstance(config["n_heads"], int) and width % config["n_heads"] == 0 else 1
+    if width % config.raft.n_heads:
+        raise SettingsError(
+            f"n_heads={config.raft.n_heads} does not divide {config.backbone}'s width {width}; choose a divisor"
+        )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(
         width=width,
         alpha=config.raft.alpha,
         beta=config.raft.beta,
-        n_heads=heads,
+        n_heads=config.raft.n_heads,
         inner=inner,
         temperature=config.raft.attn_tau,
         dropout=config.raft.ram_dropout,

@@ -16,6 +16,7 @@ import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 
 # isort: split
 import torch
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.trainer.trainer import Trainer
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
 EpochCallback = Callable[[Mapping[str, float]], None]
 
 
-class RaTrainer(Trainer):  # type: ignore[misc]
+class RaTrainer(Trainer):
     """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` where it stands.
 
     Parameters
@@ -43,6 +44,8 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         ``model``, ``vocabulary``, ``n_items``: stored in every checkpoint and checked on loading.
     stage : str
         Name in progress bars and in the history.
+    train_dataset : CompactDataset
+        What RecBole's metrics of coverage and popularity look at.
     on_epoch : callable, optional
         Called with the history entry of each evaluated epoch.
     """
@@ -55,17 +58,19 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         folder: Path,
         identity: Mapping[str, str],
         stage: str,
+        train_dataset: Any,
         on_epoch: EpochCallback | None = None,
     ) -> None:
         super().__init__(config, model)
         self.folder = folder
         self.identity = dict(identity)
         self.stage = stage
+        self.train_dataset = train_dataset
         self.on_epoch = on_epoch
         self.saved_model_file = str(folder / "best.pt")
         self.history: list[dict[str, float]] = []
-        self.train_data: Any = None
         self._epoch_seconds = 0.0
+        self._steps = 1
 
     @property
     def last_file(self) -> Path:
@@ -82,10 +87,11 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> Any:
         """Train until early stopping; a run that was already finished is left as it is."""
-        self.train_data = train_data
         if self.history and (self.cur_step > self.stopping_step or self.start_epoch >= self.epochs):
             return self.best_valid_score, self.best_valid_result
         train_data.epoch = self.start_epoch
+        if not isinstance(train_data, AbstractDataLoader):
+            train_data.dataset = self.train_dataset
 
         def after_epoch(epoch: int, score: float) -> None:
             self._after_epoch(epoch)
@@ -111,10 +117,11 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         def observed(batch: Any) -> Any:
             losses = loss_func(batch)
             if not bar.disable and bar.n % 10 == 0:
-                total = sum(losses) if isinstance(losses, tuple) else losses
-                bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
+                total = float(sum(losses) if isinstance(losses, tuple) else losses)
+                bar.set_postfix(loss=f"{total:.4f}", refresh=False)
             return losses
 
+        self._steps = len(train_data)
         started = perf_counter()
         with bar:
             total = super()._train_epoch(bar, epoch_idx, observed, show_progress=False)
@@ -130,7 +137,7 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         entry = {
             "stage": self.stage,
             "epoch": epoch,
-            "loss": self.train_loss_dict[epoch] / len(self.train_data),
+            "loss": self.train_loss_dict[epoch] / self._steps,
             "seconds": round(self._epoch_seconds, 3),
             **self._last_result,
         }
@@ -179,7 +186,7 @@ class RaTrainer(Trainer):  # type: ignore[misc]
         self.model.eval()
         self.tot_item_num = eval_data.dataset.item_num
         self.item_tensor = eval_data.dataset.get_item_feature().to(self.device)
-        ranking = RankingEvaluator(self.config, self.train_data or eval_data)
+        ranking = RankingEvaluator(self.config, self.train_dataset)
         bar = tqdm(
             eval_data,
             desc=f"{self.stage} ranking",

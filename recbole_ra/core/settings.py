@@ -96,11 +96,11 @@ class FeedSettings:
 class BankSettings:
     """The memory bank (METHOD 4)."""
 
-    memory_source: str = setting(
-        "enumerate", "what is remembered", choices=("enumerate", "patterns", "both")
-    )
+    memory_source: str = setting("enumerate", "what is remembered", choices=("enumerate", "patterns", "both"))
     index_type: str = setting(
-        "IVFFlat", "search index; Torch = exact search by matrix products", choices=("Flat", "IVFFlat", "HNSW", "Torch")
+        "IVFFlat",
+        "search index; Torch = exact search by matrix products",
+        choices=("Flat", "IVFFlat", "HNSW", "Torch"),
     )
     nlist: int = setting(0, "lists of IVFFlat; 0 = about 4 sqrt(memories)", low=0)
     nprobe: int = setting(0, "lists searched; 0 = automatic", low=0)
@@ -117,15 +117,22 @@ class RaftSettings:
     """Retrieval-augmented fine-tuning (METHOD 5)."""
 
     alpha: float = setting(0.5, "weight of the user's own state", low=0, high=1)
-    beta: float = setting(1.0, "weight of the channel that attends states; 1 - beta attends targets", low=0, high=1)
+    beta: float = setting(
+        1.0, "weight of the channel that attends states; 1 - beta attends targets", low=0, high=1
+    )
     n_neighbors: int = setting(20, "memories fused into a state (K)", low=1)
+    n_heads: int = setting(2, "heads of the cross-attention, and of a Transformer backbone", low=1)
     attn_tau: float = setting(1.0, "softmax temperature of the cross-attention", low=1e-6)
     ram_dropout: float = setting(0.5, "dropout of the retrieval-augmented module", low=0, high=1)
-    finetune: str = setting("ram", "what learns: the module alone, or the backbone too", choices=("ram", "all"))
+    finetune: str = setting(
+        "ram", "what learns: the module alone, or the backbone too", choices=("ram", "all")
+    )
     raft_epochs: int = setting(100, "most epochs of fine-tuning", low=1)
     raft_batch_size: int = setting(1024, "targets a step of fine-tuning", low=1)
     raft_learning_rate: float = setting(1e-3, "learning rate of fine-tuning", low=0)
-    raft_stopping_step: int = setting(5, "epochs without a better validation result before fine-tuning stops", low=0)
+    raft_stopping_step: int = setting(
+        5, "epochs without a better validation result before fine-tuning stops", low=0
+    )
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class SASRec(CausalBackbone):
         """
         positions = torch.arange(items.shape[1], device=items.device)
         x = self.item_embedding(items) + self.position_embedding(positions)
-        return self.encoder(self.dropout(self.norm(x)), at)  # type: ignore[no-any-return]
+        return self.encoder(self.dropout(self.norm(x)), at)
 
     @property
     def item_table(self) -> Tensor:

@@ -24,7 +24,7 @@ class _ByteDropout(torch.autograd.Function):
         return torch.ops.aten.native_dropout_backward(x, keep, ctx.scale)  # x * keep * scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
         return torch.ops.aten.native_dropout_backward(grad, keep, ctx.scale), None
 
@@ -46,7 +46,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu" or threshold == 256:
         return F.dropout(x, p, True)
-    return _ByteDropout.apply(x, threshold)  # type: ignore[no-any-return]
+    dropped: Tensor = _ByteDropout.apply(x, threshold)  # type: ignore[no-untyped-call]
+    return dropped
 
 
 class Dropout(nn.Module):

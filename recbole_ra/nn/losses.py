@@ -50,7 +50,7 @@ class _FusedSoftmax(torch.autograd.Function):
         return (loss / n_targets).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         scale = grad / ctx.n_targets
         states, table = (None if saved is None else saved * scale for saved in ctx.saved_tensors)
         return states, table, None, None
@@ -60,9 +60,12 @@ def _softmax_loss(states: Tensor, table: Tensor, targets: Tensor, *, skip_diagon
     if torch.is_autocast_enabled(states.device.type) or not torch.is_grad_enabled():
         logits = states @ table.T
         if skip_diagonal:
-            logits = logits.masked_fill(torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf"))
+            logits = logits.masked_fill(
+                torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
+            )
         return F.cross_entropy(logits, targets)
-    return _FusedSoftmax.apply(states, table, targets, skip_diagonal)  # type: ignore[no-any-return]
+    loss: Tensor = _FusedSoftmax.apply(states, table, targets, skip_diagonal)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
         scores = scores.masked_fill(future, float("-inf"))
         weights = dropout(scores.softmax(-1), self.attn_dropout, self.training)
         mixed = torch.matmul(weights, v).transpose(1, 2).reshape(b, -1, d)
-        return self.norm(here + self.dropout(self.out(mixed)))  # type: ignore[no-any-return]
+        return self.norm(here + self.dropout(self.out(mixed)))
 
 
 class FeedForward(nn.Module):

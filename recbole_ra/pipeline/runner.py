@@ -63,7 +63,9 @@ def run(
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
     splits = Splits.load(config)
     if not len(splits.train):
-        raise DataError(f"data set '{config.dataset}': no training rows are left; loosen the filters or the split")
+        raise DataError(
+            f"data set '{config.dataset}': no training rows are left; loosen the filters or the split"
+        )
     state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch)
     state.seconds["data"] = perf_counter() - started
     table = splits.whole.table
@@ -77,8 +79,9 @@ def run(
         return _finish(state, valid, test, None, None, {})
 
     base_valid, base_test = _measure(state, backbone)
-    memory = bank_stage(state, backbone)
-    raft = raft_stage(state, backbone, memory)
+    base = backbone.recommender(state)
+    memory = bank_stage(state, backbone, base)
+    raft = raft_stage(state, backbone, base, memory)
     clock = perf_counter()
     show = bool(config["show_progress"])
     trim = backbone.trim
@@ -109,7 +112,8 @@ def _measure(state: Run, backbone: Backbone) -> tuple[Metrics, Metrics]:
     clock = perf_counter()
     show = bool(state.config["show_progress"])
     results = tuple(
-        _rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show) for split in state.three[1:]
+        _rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show)
+        for split in state.three[1:]
     )
     state.seconds["test"] = perf_counter() - clock
     return results[0], results[1]

@@ -16,14 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_ra.bridge.augmented import AugmentedRecommender, RaftBatches, Retrieved
+from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedBatches, RaftBatches, Retrieved
 from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.loaders import EvalBatches, Splits, cut_rows, train_batches
 from recbole_ra.bridge.recommenders import Fields, Recommender
-from recbole_ra.bridge.setup import build_base, build_fusion, seed_everything, stage_config
+from recbole_ra.bridge.setup import (
+    Base,
+    build_base,
+    build_fusion,
+    pattern_interaction,
+    seed_everything,
+    stage_config,
+)
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.files import ArtifactStore, digest
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import ArtifactStore, digest, write_json
 from recbole_ra.patterns.mining import mine_patterns
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import find_neighbours
@@ -99,7 +107,8 @@ def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]
     raft_only = {field.name for field in dataclasses.fields(run.config.raft)} | {
         field.name for field in dataclasses.fields(run.config.bank)
     }
-    skip = NEUTRAL_KEYS | raft_only
+    # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
+    skip = NEUTRAL_KEYS | (raft_only - set(run.config.internal_config_dict))
     settings = {key: repr(value) for key, value in run.config.final_config_dict.items() if key not in skip}
     content = {
         "stage": stage,
@@ -118,10 +127,20 @@ def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]
 class Backbone:
     """A trained backbone and where it came from."""
 
-    recommender: Recommender
+    base: Base
     trainer: RaTrainer
     key: str
     trim: bool
+
+    def recommender(self, run: Run) -> Recommender:
+        """The backbone as something whose states and item table can be used.
+
+        Raises
+        ------
+        SettingsError
+            If it does not score by an inner product.
+        """
+        return self.base.recommender(run.splits, run.fields)
 
 
 def backbone_stage(run: Run) -> Backbone:
@@ -129,6 +148,9 @@ def backbone_stage(run: Run) -> Backbone:
     config, started = run.config, perf_counter()
     seed_everything(config)
     base = build_base(config, run.splits)
+    if config.augmented and base.own is None:
+        with torch.random.fork_rng():
+            base.recommender(run.splits, run.fields)  # refuses now what could not be augmented after training
     identity = run.identity(config.backbone)
     trim = base.own is not None
     if config.run.backbone_checkpoint is not None:
@@ -144,9 +166,14 @@ def backbone_stage(run: Run) -> Backbone:
         found = run.reuse("backbone", key)
         folder = found or run.store.start("backbone", key, resume=config.run.resume)
     trainer = RaTrainer(
-        stage_config(config, "backbone"), base.trained, folder=folder, identity=identity,
-        stage=config.backbone, on_epoch=run.on_epoch,
-    )  # fmt: skip
+        stage_config(config, "backbone"),
+        base.trained,
+        folder=folder,
+        identity=identity,
+        stage=config.backbone,
+        train_dataset=run.splits.train,
+        on_epoch=run.on_epoch,
+    )
     if config.run.backbone_checkpoint is not None:
         trainer.saved_model_file = str(Path(config.run.backbone_checkpoint))
         trainer.history = content["history"]
@@ -159,7 +186,7 @@ def backbone_stage(run: Run) -> Backbone:
     trainer.load_best()
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
-    return Backbone(base.recommender(run.splits, run.fields), trainer, key, trim)
+    return Backbone(base, trainer, key, trim)
 
 
 def train_stage(
@@ -175,8 +202,6 @@ def train_stage(
         verbose=False,
         show_progress=bool(run.config["show_progress"]),
     )
-    from recbole_ra.core.files import write_json
-
     write_json(trainer.folder / "history.json", trainer.history)
 
 
@@ -217,7 +242,7 @@ class Memory:
     train_states: torch.Tensor
 
 
-def bank_stage(run: Run, backbone: Backbone) -> Memory:
+def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
     """Encode the training rows and build the memory bank, or reuse both."""
     config, started = run.config, perf_counter()
     settings = dataclasses.asdict(config.bank)
@@ -238,8 +263,8 @@ def bank_stage(run: Run, backbone: Backbone) -> Memory:
         states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
     else:
         folder = run.store.start("bank", key, resume=False)
-        states = encode_rows(run, backbone.recommender, run.splits.train, backbone.trim)
-        bank = build_bank(run, backbone, states)
+        states = encode_rows(run, base, run.splits.train, backbone.trim)
+        bank = build_bank(run, base, states, backbone.trim)
         bank.save(folder / "bank")
         np.save(folder / "train_states.npy", states.numpy())
         run.store.finish("bank", key, content)
@@ -248,14 +273,14 @@ def bank_stage(run: Run, backbone: Backbone) -> Memory:
     return Memory(bank, key, states)
 
 
-def build_bank(run: Run, backbone: Backbone, states: torch.Tensor) -> MemoryBank:
+def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) -> MemoryBank:
     """Memories from every training row, from mined patterns, or from both."""
     config = run.config
     parts: list[dict[str, Any]] = []
     if config.bank.memory_source in ("enumerate", "both"):
         parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
     if config.bank.memory_source in ("patterns", "both"):
-        parts.append(pattern_memories(run, backbone))
+        parts.append(pattern_memories(run, base, trim))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return MemoryBank.build(
         **columns,
@@ -268,11 +293,8 @@ def build_bank(run: Run, backbone: Backbone, states: torch.Tensor) -> MemoryBank
 
 
 @torch.no_grad()
-def pattern_memories(run: Run, backbone: Backbone) -> dict[str, Any]:
+def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
     """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
-    from recbole_ra.bridge.setup import pattern_interaction
-    from recbole_ra.core.errors import DataError
-
     bank, table = run.config.bank, run.splits.whole.table
     trained = np.bincount(run.train_rows.sequence, minlength=len(table))
     patterns = mine_patterns(
@@ -283,13 +305,15 @@ def pattern_memories(run: Run, backbone: Backbone) -> dict[str, Any]:
             f"memory_source={bank.memory_source}: no pattern occurs {bank.min_support} times within {bank.window} "
             "positions; lower min_support or use memory_source=enumerate"
         )
-    rows = Prefixes(patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"])
+    rows = Prefixes(
+        patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
+    )
     keys = []
     for first in range(0, len(rows), run.config["eval_batch_size"]):
         part = rows[slice(first, first + run.config["eval_batch_size"])]
-        width = None if backbone.trim else run.config["MAX_ITEM_LIST_LENGTH"]
+        width = None if trim else run.config["MAX_ITEM_LIST_LENGTH"]
         interaction = pattern_interaction(part, run.fields, width).to(run.config.torch_device)
-        keys.append(backbone.recommender.represent(interaction).cpu().numpy())
+        keys.append(base.represent(interaction).cpu().numpy())
     return {"keys": np.concatenate(keys), **memories_of(rows), "lengths": rows.position}
 
 
@@ -308,6 +332,26 @@ def retrieve_rows(run: Run, memory: Memory, states: torch.Tensor, prefixes: Pref
     return Retrieved.of(states, neighbours)
 
 
+def refreshed_batches(run: Run, recommender: AugmentedRecommender, trim: bool) -> EncodedBatches:
+    """Batches for fine-tuning everything: keys go stale, so each epoch encodes and searches again."""
+
+    def refresh() -> Retrieved:
+        states = encode_rows(run, recommender.base, run.splits.train, trim)
+        bank = build_bank(run, recommender.base, states, trim)
+        recommender.set_bank(bank)
+        recommender.train()
+        return retrieve_rows(run, Memory(bank, "", states), states, run.train_rows)
+
+    return EncodedBatches(
+        recommender,
+        refresh,
+        lambda rows: cut_rows(run.splits.train, rows, run.fields, trim=trim),
+        torch.from_numpy(run.train_rows.targets),
+        batch_size=run.config.raft.raft_batch_size,
+        seed=run.config.seed_value,
+    )
+
+
 @dataclass
 class Raft:
     """The fine-tuned recommender."""
@@ -316,13 +360,13 @@ class Raft:
     trainer: RaTrainer
 
 
-def raft_stage(run: Run, backbone: Backbone, memory: Memory) -> Raft:
+def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) -> Raft:
     """Fine-tune the retrieval-augmented module, or reuse one."""
     config, started = run.config, perf_counter()
     seed_everything(config)
     everything = config.raft.finetune == "all"
     recommender = AugmentedRecommender(
-        backbone.recommender,
+        base,
         build_fusion(config, memory.train_states.shape[1]),
         memory.bank,
         fields=run.fields,
@@ -342,16 +386,19 @@ def raft_stage(run: Run, backbone: Backbone, memory: Memory) -> Raft:
     found = run.reuse("raft", key)
     folder = found or run.store.start("raft", key, resume=config.run.resume)
     trainer = RaTrainer(
-        stage_config(config, "raft"), recommender, folder=folder, identity=run.identity(f"Ra{config.backbone}"),
-        stage="RAFT", on_epoch=run.on_epoch,
-    )  # fmt: skip
+        stage_config(config, "raft"),
+        recommender,
+        folder=folder,
+        identity=run.identity(f"Ra{config.backbone}"),
+        stage="RAFT",
+        train_dataset=run.splits.train,
+        on_epoch=run.on_epoch,
+    )
     if found is None:
         batches: Any
         cached = None
         if everything:
-            from recbole_ra.pipeline.finetune_all import RefreshedBatches
-
-            batches = RefreshedBatches(run, backbone, recommender)
+            batches = refreshed_batches(run, recommender, backbone.trim)
         else:
             device = config.torch_device
             batches = RaftBatches(
@@ -361,7 +408,7 @@ def raft_stage(run: Run, backbone: Backbone, memory: Memory) -> Raft:
                 seed=config.seed_value,
             )
             if len(run.splits.valid):
-                states = encode_rows(run, backbone.recommender, run.splits.valid, backbone.trim)
+                states = encode_rows(run, base, run.splits.valid, backbone.trim)
                 cached = retrieve_rows(run, memory, states, run.splits.valid.prefixes)
         train_stage(run, trainer, batches, run.splits.valid, backbone.trim, cached)
         folder = run.store.finish("raft", key, content)
@@ -371,7 +418,7 @@ def raft_stage(run: Run, backbone: Backbone, memory: Memory) -> Raft:
     trainer.load_best()
     if everything:
         states = encode_rows(run, recommender.base, run.splits.train, backbone.trim)
-        recommender.set_bank(build_bank(run, backbone, states))
+        recommender.set_bank(build_bank(run, base, states, backbone.trim))
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
     return Raft(recommender, trainer)

@@ -13,6 +13,7 @@ group never decides which targets are optimised together, because the batch is o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -149,8 +150,10 @@ class VisitBatches:
         self.epoch += 1
         rows, visit_start = self._draw_visits(rng)
         bounds = self._batch_bounds(visit_start, len(rows))
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            batch = self._make_batch(rows[visit_start[first] : visit_start[last]], visit_start[first : last + 1])
+        for first, last in itertools.pairwise(bounds):
+            batch = self._make_batch(
+                rows[visit_start[first] : visit_start[last]], visit_start[first : last + 1]
+            )
             if self._same_target is not None:
                 self._add_positives(batch, self._same_target.draw(batch.rows.numpy(), rng))
             yield batch
@@ -205,7 +208,7 @@ class VisitBatches:
 
         groups = []
         edges = np.unique(np.linspace(0, n_visits, self.n_groups + 1).astype(np.int64))
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in itertools.pairwise(edges):
             inside = slice(*np.searchsorted(place, [a, b]))
             visit = place[inside] - a
             column = flat[inside] - (end - length)[place[inside]] - 1

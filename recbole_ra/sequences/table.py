@@ -69,19 +69,17 @@ class SequenceTable:
         ValueError
             If the offsets do not cover the items or an item id lies outside ``1 .. n_items - 1``.
         """
-        offsets = np.asarray(offsets, dtype=np.int64)
-        items = np.asarray(items, dtype=np.int32)
-        n_sequences = len(offsets) - 1
-        if n_sequences < 0 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"offsets must rise from 0 to {len(items)}")
-        if len(items) and (items.min() < 1 or items.max() >= n_items):
-            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {items.min()}..{items.max()}")
-        if users is None:
-            users = np.arange(n_sequences)
-        origin = np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences)
-        if times is not None:
-            times = np.asarray(times, dtype=np.float64)
-        return cls(items, offsets, np.asarray(users, dtype=np.int64), n_items, origin, times)
+        starts: IntArray = np.asarray(offsets, dtype=np.int64)
+        ids: NDArray[np.int32] = np.asarray(items, dtype=np.int32)
+        n_sequences = len(starts) - 1
+        if n_sequences < 0 or starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to {len(ids)}")
+        if len(ids) and (ids.min() < 1 or ids.max() >= n_items):
+            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {ids.min()}..{ids.max()}")
+        owners = np.arange(n_sequences) if users is None else np.asarray(users, dtype=np.int64)
+        kinds: NDArray[np.uint8] = np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences)
+        when: NDArray[np.float64] | None = None if times is None else np.asarray(times, dtype=np.float64)
+        return cls(ids, starts, owners, n_items, kinds, when)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -1,0 +1,107 @@
+"""Whole runs on a small data set: every kind of model, bank and fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_ra import Result, run
+from recbole_ra.core.errors import CheckpointError, SettingsError
+
+
+def silent(line: str) -> None:
+    """Receives progress lines."""
+
+
+@pytest.mark.parametrize("model", ["RaSASRec", "RaDuoRec", "RaGRU4Rec", "RaBERT4Rec", "RaNARM"])
+def test_every_kind_of_backbone_is_augmented(model: str, shared_settings: dict[str, Any]) -> None:
+    own = model in ("RaSASRec", "RaDuoRec")
+    architecture = ("hidden_size", "inner_size", "n_layers")
+    settings = {key: value for key, value in shared_settings.items() if own or key not in architecture}
+    result = run(model, **settings, say=silent)
+    assert set(result.test) == {"unmasked", "masked"}
+    assert {entry["stage"] for entry in result.history} == {model.removeprefix("Ra"), "RAFT"}
+    for metrics in (*result.test.values(), *result.backbone_test.values()):
+        assert 0 <= metrics["recall@5"] <= metrics["recall@10"] <= metrics["recall@20"] <= 1
+        assert metrics["recall@20"] > 0.3  # 20 of 30 items on noisy walks
+
+
+def test_second_start_trains_nothing_again(settings: dict[str, Any]) -> None:
+    first = run("RaSASRec", **settings, say=silent)
+    second = run("RaSASRec", **settings, say=silent)
+    assert first.reused == []
+    assert second.reused == ["backbone", "bank", "raft"]
+    assert second.test == first.test
+    assert second.history == first.history
+
+
+def test_changed_inputs_are_not_reused(settings: dict[str, Any]) -> None:
+    run("RaSASRec", **settings, say=silent)
+    assert run("RaSASRec", **settings, alpha=0.7, say=silent).reused == ["backbone", "bank"]
+    assert run("RaSASRec", **{**settings, "index_type": "HNSW"}, say=silent).reused == ["backbone"]
+    assert run("RaSASRec", **settings, positions_per_visit=1, say=silent).reused == []
+    assert run("RaSASRec", **{**settings, "seed": 7}, say=silent).reused == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory_source": "patterns"},
+        {"memory_source": "both", "beta": 0.5},
+        {"memory_scope": "past"},
+        {"finetune": "all"},
+        {"loss_type": "BPR"},
+        {"index_type": "Torch", "extend_with_validation": False},
+        {"index_type": "IVFFlat", "nlist": 4, "nprobe": 2},
+        {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage"], "clip_grad_norm": {"max_norm": 1.0}},
+        {"eval_step": 2, "learner": "adamw", "weight_decay": 0.01},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_options_run_to_a_test_result(change: dict[str, Any], shared_settings: dict[str, Any]) -> None:
+    result = run("RaSASRec", **{**shared_settings, **change}, say=silent)
+    assert result.test["unmasked"]["recall@20"] > 0.3
+    assert result.settings["dataset"] == "walks"
+
+
+def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None:
+    result = run("RaSASRec", **settings, say=silent)
+    folder = Path(result.folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "learning_curve.png",
+        "result.json",
+        "table.txt",
+    ]
+    saved = json.loads((folder / "result.json").read_text())
+    assert saved["test"] == result.test
+    assert saved["data"]["train"] == result.data["train"] > 0
+    assert {"data", "backbone", "bank", "raft", "test"} <= set(saved["seconds"])
+    assert Result.load(folder).test == result.test
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_path: Path) -> None:
+    trained = run("SASRec", **settings, say=silent)
+    (checkpoint,) = (tmp_path / "saved").glob("backbone-*/best.pt")
+    result = run("RaSASRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
+    assert result.backbone_test == trained.test
+    with pytest.raises(CheckpointError, match="holds model SASRec, not DuoRec"):
+        run("RaDuoRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
+
+
+def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not score by an inner product"):
+        run("RaTransRec", "walks", data_path=settings["data_path"], checkpoint_dir=settings["checkpoint_dir"])
+    assert not list((tmp_path / "saved").glob("*"))
+    with pytest.raises(SettingsError, match="n_neighbors=5000 but the memory bank holds only"):
+        run("RaSASRec", **{**settings, "n_neighbors": 5000}, say=silent)
+
+
+def test_the_callback_sees_validation_only(settings: dict[str, Any]) -> None:
+    seen: list[dict[str, Any]] = []
+    result = run("SASRec", **settings, say=silent, on_epoch=lambda entry: seen.append(dict(entry)))
+    assert [entry["epoch"] for entry in seen] == [0, 1, 2, 3]
+    assert max(entry["ndcg@10"] for entry in seen) == result.valid["unmasked"]["ndcg@10"]
