@@ -132,7 +132,8 @@ def prepare(words: Sequence[str]) -> int:
         overwrite=given.overwrite,
     )
     print(
-        f"{made.path}: {made.n_users} users, {made.n_items} items, {made.n_interactions} interactions ({made.kind})"
+        f"{made.path} ({made.kind}): {made.n_users} users, {made.n_items} items, "
+        f"{made.n_interactions} interactions"
     )
     for note in made.notes:
         print(f"  {note}")

@@ -56,7 +56,7 @@ class CompactDataset(SequentialDataset):
 
     def _try_download(self, folder: Path) -> None:
         where = (
-            f"put the interactions into {folder}/{self.dataset_name}.inter (make it with `recbole-ra prepare`), "
+            f"put the interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), "
             "or name the folder that holds the data set's folder with --data_path"
         )
         try:

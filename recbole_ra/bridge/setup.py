@@ -80,7 +80,7 @@ def build_fusion(config: RaConfig, width: int) -> Fusion:
     """The retrieval-augmented module for states of that width."""
     if width % config.raft.n_heads:
         raise SettingsError(
-            f"n_heads={config.raft.n_heads} does not divide {config.backbone}'s width {width}; choose a divisor"
+            f"n_heads={config.raft.n_heads} does not divide {config.backbone}'s width {width}"
         )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(

@@ -94,7 +94,7 @@ class FeedSettings:
 
 @dataclass(frozen=True)
 class BankSettings:
-    """The memory bank (METHOD 4)."""
+    """The memory bank (docs/method.md, section 4)."""
 
     memory_source: str = setting("enumerate", "what is remembered", choices=("enumerate", "patterns", "both"))
     index_type: str = setting(
@@ -114,7 +114,7 @@ class BankSettings:
 
 @dataclass(frozen=True)
 class RaftSettings:
-    """Retrieval-augmented fine-tuning (METHOD 5)."""
+    """Retrieval-augmented fine-tuning (docs/method.md, section 5)."""
 
     alpha: float = setting(0.5, "weight of the user's own state", low=0, high=1)
     beta: float = setting(

@@ -21,7 +21,8 @@ class _FusedSoftmax(torch.autograd.Function):
     """Cross-entropy of ``states @ table.T`` that never holds all logits.
 
     The gradients of a mean loss are known as soon as the logits are, so they are made in the
-    forward pass, chunk by chunk; backward only scales them.
+    forward pass, chunk by chunk; backward only scales them. Where derivatives of the gradients are
+    wanted (``create_graph=True``) backward computes them anew from the logits.
     """
 
     @staticmethod
@@ -45,27 +46,51 @@ class _FusedSoftmax(torch.autograd.Function):
                 torch.mm(slope, table, out=grad_states[first : first + chunk])
             if grad_table is not None:
                 grad_table.addmm_(slope.T, part)
-        ctx.save_for_backward(grad_states, grad_table)
-        ctx.n_targets = n_targets
+        ctx.save_for_backward(grad_states, grad_table, states, table, targets)
+        ctx.skip_diagonal = skip_diagonal
         return (loss / n_targets).to(states.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        scale = grad / ctx.n_targets
-        states, table = (None if saved is None else saved * scale for saved in ctx.saved_tensors)
-        return states, table, None, None
+        grad_states, grad_table, states, table, targets = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Aliases: where one input was made from the other, only its own part is wanted here.
+            aliases = states.view_as(states), table.view_as(table)
+            loss = _plain_softmax_loss(*aliases, targets, skip_diagonal=ctx.skip_diagonal)
+            wanted = [
+                alias
+                for alias, saved in zip(aliases, (grad_states, grad_table), strict=True)
+                if saved is not None
+            ]
+            found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
+            return (
+                (None if grad_states is None else next(found)),
+                (None if grad_table is None else next(found)),
+                None,
+                None,
+            )
+        scale = grad / len(states)
+        return (
+            None if grad_states is None else grad_states * scale,
+            None if grad_table is None else grad_table * scale,
+            None,
+            None,
+        )
+
+
+def _plain_softmax_loss(states: Tensor, table: Tensor, targets: Tensor, *, skip_diagonal: bool) -> Tensor:
+    logits = states @ table.T
+    if skip_diagonal:
+        logits = logits.masked_fill(
+            torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
+        )
+    return F.cross_entropy(logits, targets)
 
 
 def _softmax_loss(states: Tensor, table: Tensor, targets: Tensor, *, skip_diagonal: bool) -> Tensor:
     if torch.is_autocast_enabled(states.device.type) or not torch.is_grad_enabled():
-        logits = states @ table.T
-        if skip_diagonal:
-            logits = logits.masked_fill(
-                torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
-            )
-        return F.cross_entropy(logits, targets)
-    loss: Tensor = _FusedSoftmax.apply(states, table, targets, skip_diagonal)  # type: ignore[no-untyped-call]
-    return loss
+        return _plain_softmax_loss(states, table, targets, skip_diagonal=skip_diagonal)
+    return _FusedSoftmax.apply(states, table, targets, skip_diagonal)  # type: ignore[no-untyped-call]
 
 
 def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:

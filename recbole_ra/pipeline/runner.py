@@ -16,8 +16,11 @@ from recbole_ra.bridge.evaluation import RankingEvaluator
 from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore
+from recbole_ra.pipeline.backbone import Backbone, backbone_stage
+from recbole_ra.pipeline.memory import bank_stage, extend_bank
+from recbole_ra.pipeline.raft import raft_stage
 from recbole_ra.pipeline.result import Result, new_run_folder
-from recbole_ra.pipeline.stages import Backbone, Run, backbone_stage, bank_stage, extend_bank, raft_stage
+from recbole_ra.pipeline.run import Run
 
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
@@ -70,8 +73,8 @@ def run(
     state.seconds["data"] = perf_counter() - started
     table = splits.whole.table
     say(
-        f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, {len(table.items)} interactions, "
-        f"{len(splits.train)} training targets"
+        f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
+        f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
     backbone = backbone_stage(state)
     if not config.augmented:

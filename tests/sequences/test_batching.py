@@ -138,8 +138,8 @@ def test_one_position_a_visit_gives_prefix_rows(feed: VisitBatches) -> None:
 def test_groups_hold_like_lengths_and_no_needless_padding(feed: VisitBatches) -> None:
     for batch in feed:
         assert 1 <= len(batch.groups) <= feed.n_groups
-        lengths = [group.lengths.tolist() for group in batch.groups]
-        assert sum(lengths, []) == sorted(sum(lengths, []))
+        lengths = [length for group in batch.groups for length in group.lengths.tolist()]
+        assert lengths == sorted(lengths)
         for group in batch.groups:
             assert group.items.shape[1] == group.lengths.max()
             padding = torch.arange(group.items.shape[1]) >= group.lengths[:, None]

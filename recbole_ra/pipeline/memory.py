@@ -1,0 +1,161 @@
+"""The second stage: the memory bank, and the neighbours of rows in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_ra.bridge.augmented import AugmentedRecommender, Retrieved
+from recbole_ra.bridge.loaders import cut_rows
+from recbole_ra.bridge.recommenders import Recommender
+from recbole_ra.bridge.setup import pattern_interaction
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest
+from recbole_ra.patterns.mining import mine_patterns
+from recbole_ra.pipeline.backbone import Backbone
+from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
+from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.neighbours import find_neighbours
+from recbole_ra.sequences.prefixes import Prefixes
+
+
+@torch.no_grad()
+def encode_rows(run: Run, recommender: Recommender, split: Any, trim: bool) -> torch.Tensor:
+    """The state of every row of a split, shape [rows, D], on the CPU."""
+    recommender.eval()
+    order = np.argsort(split.prefixes.lengths, kind="stable")
+    states: torch.Tensor | None = None
+    for first in range(0, len(order), run.config["eval_batch_size"]):
+        rows = order[first : first + run.config["eval_batch_size"]]
+        interaction = cut_rows(split, rows, run.fields, trim=trim).to(run.config.torch_device)
+        part = recommender.represent(interaction).cpu()
+        if states is None:
+            states = part.new_empty(len(order), part.shape[1])
+        states[torch.from_numpy(rows)] = part
+    assert states is not None, "an empty split has no states"
+    return states
+
+
+def memories_of(prefixes: Prefixes) -> dict[str, Any]:
+    """Values, owners, lengths and times of (prefix, next item) rows."""
+    times = prefixes.table.times
+    return {
+        "values": prefixes.targets,
+        "users": prefixes.users,
+        "lengths": prefixes.position,
+        "times": np.full(len(prefixes), np.nan) if times is None else times[prefixes.flat_position],
+    }
+
+
+@dataclass
+class Memory:
+    """The bank and the constants that follow from it and a frozen backbone."""
+
+    bank: MemoryBank
+    key: str
+    train_states: torch.Tensor
+
+
+def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
+    """Encode the training rows and build the memory bank, or reuse both."""
+    config, started = run.config, perf_counter()
+    settings = dataclasses.asdict(config.bank)
+    settings.pop("extend_with_validation")
+    settings.pop("memory_scope")
+    content = {
+        "stage": "bank",
+        "version": STAGE_VERSIONS["bank"],
+        "backbone": backbone.key,
+        "data": run.fingerprint,
+        "settings": settings,
+        "seed": config.seed_value,
+    }
+    key = digest(content)
+    found = run.reuse("bank", key)
+    if found is not None:
+        bank = MemoryBank.load(found / "bank", config.torch_device)
+        states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
+    else:
+        folder = run.store.start("bank", key, resume=False)
+        states = encode_rows(run, base, run.splits.train, backbone.trim)
+        bank = build_bank(run, base, states, backbone.trim)
+        bank.save(folder / "bank")
+        np.save(folder / "train_states.npy", states.numpy())
+        run.store.finish("bank", key, content)
+    run.seconds["bank"] = perf_counter() - started
+    run.say(f"bank: {len(bank)} memories ({config.bank.memory_source}, {config.bank.index_type})")
+    return Memory(bank, key, states)
+
+
+def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) -> MemoryBank:
+    """Memories from every training row, from mined patterns, or from both."""
+    config = run.config
+    parts: list[dict[str, Any]] = []
+    if config.bank.memory_source in ("enumerate", "both"):
+        parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
+    if config.bank.memory_source in ("patterns", "both"):
+        parts.append(pattern_memories(run, base, trim))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return MemoryBank.build(
+        **columns,
+        index_kind=config.bank.index_type,
+        nlist=config.bank.nlist,
+        nprobe=config.bank.nprobe,
+        seed=config.seed_value,
+        device=config.torch_device,
+    )
+
+
+@torch.no_grad()
+def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
+    """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
+    bank, table = run.config.bank, run.splits.whole.table
+    trained = np.bincount(run.train_rows.sequence, minlength=len(table))
+    patterns = mine_patterns(
+        table.head(np.where(trained > 0, trained + 1, 0)), window=bank.window, min_support=bank.min_support
+    ).to_table(run.n_items)
+    if not len(patterns):
+        raise DataError(
+            f"memory_source={bank.memory_source}: no pattern occurs {bank.min_support} times within "
+            f"{bank.window} positions; lower min_support or use memory_source=enumerate"
+        )
+    rows = Prefixes(
+        patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
+    )
+    keys = []
+    for first in range(0, len(rows), run.config["eval_batch_size"]):
+        part = rows[slice(first, first + run.config["eval_batch_size"])]
+        width = None if trim else run.config["MAX_ITEM_LIST_LENGTH"]
+        interaction = pattern_interaction(part, run.fields, width).to(run.config.torch_device)
+        keys.append(base.represent(interaction).cpu().numpy())
+    return {"keys": np.concatenate(keys), **memories_of(rows), "lengths": rows.position}
+
+
+def retrieve_rows(run: Run, memory: Memory, states: torch.Tensor, prefixes: Prefixes) -> Retrieved:
+    """States of rows with their neighbours."""
+    facts = memories_of(prefixes)
+    neighbours = find_neighbours(
+        memory.bank,
+        states.numpy(),
+        users=facts["users"],
+        lengths=facts["lengths"],
+        times=facts["times"],
+        k=run.config.raft.n_neighbors,
+        scope=run.config.bank.memory_scope,
+    )
+    return Retrieved.of(states, neighbours)
+
+
+def extend_bank(run: Run, backbone: Backbone, recommender: AugmentedRecommender) -> None:
+    """Add the validation pairs: a dynamic memory takes new interactions without training."""
+    if not len(run.splits.valid):
+        return
+    states = encode_rows(run, recommender.base, run.splits.valid, backbone.trim)
+    bank = recommender.bank
+    bank.add(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))
+    recommender.set_bank(bank)

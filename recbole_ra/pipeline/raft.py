@@ -1,0 +1,112 @@
+"""The third stage: retrieval-augmented fine-tuning (METHOD 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedBatches, RaftBatches, Retrieved
+from recbole_ra.bridge.loaders import cut_rows
+from recbole_ra.bridge.recommenders import Recommender
+from recbole_ra.bridge.setup import build_fusion, seed_everything, stage_config
+from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.pipeline.backbone import Backbone
+from recbole_ra.pipeline.memory import Memory, build_bank, encode_rows, retrieve_rows
+from recbole_ra.pipeline.run import Run, train_key, train_stage
+
+
+@dataclass
+class Raft:
+    """The fine-tuned recommender."""
+
+    recommender: AugmentedRecommender
+    trainer: RaTrainer
+
+
+def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) -> Raft:
+    """Fine-tune the retrieval-augmented module, or reuse one."""
+    config, started = run.config, perf_counter()
+    seed_everything(config)
+    everything = config.raft.finetune == "all"
+    recommender = AugmentedRecommender(
+        base,
+        build_fusion(config, memory.train_states.shape[1]),
+        memory.bank,
+        fields=run.fields,
+        time_field=config["TIME_FIELD"],
+        n_neighbors=config.raft.n_neighbors,
+        scope=config.bank.memory_scope,
+        loss_type=config["loss_type"] or "CE",
+        finetune_all=everything,
+    ).to(config.torch_device)
+    inputs = {
+        "bank": memory.key,
+        "raft": dataclasses.asdict(config.raft),
+        "scope": config.bank.memory_scope,
+        "backbone": backbone.key,
+    }
+    key, content = train_key(run, "raft", **inputs)
+    found = run.reuse("raft", key)
+    folder = found or run.store.start("raft", key, resume=config.run.resume)
+    trainer = RaTrainer(
+        stage_config(config, "raft"),
+        recommender,
+        folder=folder,
+        identity=run.identity(f"Ra{config.backbone}"),
+        stage="RAFT",
+        train_dataset=run.splits.train,
+        on_epoch=run.on_epoch,
+    )
+    if found is None:
+        batches: Any
+        cached = None
+        if everything:
+            batches = refreshed_batches(run, recommender, backbone.trim)
+        else:
+            device = config.torch_device
+            batches = RaftBatches(
+                retrieve_rows(run, memory, memory.train_states, run.train_rows).to(device),
+                torch.from_numpy(run.train_rows.targets).to(device),
+                batch_size=config.raft.raft_batch_size,
+                seed=config.seed_value,
+            )
+            if len(run.splits.valid):
+                states = encode_rows(run, base, run.splits.valid, backbone.trim)
+                cached = retrieve_rows(run, memory, states, run.splits.valid.prefixes)
+        train_stage(run, trainer, batches, run.splits.valid, backbone.trim, cached)
+        folder = run.store.finish("raft", key, content)
+        trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
+    else:
+        trainer.history = json.loads((folder / "history.json").read_text())
+    trainer.load_best()
+    if everything:
+        states = encode_rows(run, recommender.base, run.splits.train, backbone.trim)
+        recommender.set_bank(build_bank(run, base, states, backbone.trim))
+    run.history.extend(trainer.history)
+    run.seconds["raft"] = perf_counter() - started
+    return Raft(recommender, trainer)
+
+
+def refreshed_batches(run: Run, recommender: AugmentedRecommender, trim: bool) -> EncodedBatches:
+    """Batches for fine-tuning everything: keys go stale, so each epoch encodes and searches again."""
+
+    def refresh() -> Retrieved:
+        states = encode_rows(run, recommender.base, run.splits.train, trim)
+        bank = build_bank(run, recommender.base, states, trim)
+        recommender.set_bank(bank)
+        recommender.train()
+        return retrieve_rows(run, Memory(bank, "", states), states, run.train_rows)
+
+    return EncodedBatches(
+        recommender,
+        refresh,
+        lambda rows: cut_rows(run.splits.train, rows, run.fields, trim=trim),
+        torch.from_numpy(run.train_rows.targets),
+        batch_size=run.config.raft.raft_batch_size,
+        seed=run.config.seed_value,
+    )

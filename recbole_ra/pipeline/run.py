@@ -1,0 +1,119 @@
+"""What the stages of one run share: settings, data, the store of artifacts, and a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.bridge.augmented import Retrieved
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.loaders import EvalBatches, Splits
+from recbole_ra.bridge.recommenders import Fields
+from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.files import ArtifactStore, digest, write_json
+
+STAGE_VERSIONS = {"backbone": 1, "bank": 1, "raft": 1}
+
+# Settings that change neither what is trained nor how it is measured.
+NEUTRAL_KEYS = frozenset(
+    """
+    model output_dir checkpoint_dir data_path resume reuse show_progress state gpu_id use_gpu device worker
+    log_wandb wandb_project save_dataset dataset_save_path save_dataloaders dataloaders_save_path config_files
+    eval_batch_size metric_decimal_place loss_decimal_place backbone_checkpoint local_rank single_spec
+    nproc world_size offset ip port
+    """.split()
+)
+
+
+@dataclass
+class Run:
+    """What the stages of one run share."""
+
+    config: RaConfig
+    splits: Splits
+    store: ArtifactStore
+    say: Callable[[str], None]
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fields = Fields.of(self.config)
+        vocabulary = self.splits.whole.vocabulary
+        self.vocabulary = digest(vocabulary)
+        self.n_items = len(vocabulary)
+        train = self.splits.train.prefixes
+        self.fingerprint = digest(
+            [
+                self.splits.whole.table.fingerprint(),
+                self.vocabulary,
+                *(digest(split.prefixes.flat_position.tolist()) for split in self.three),
+            ]
+        )
+        self.train_rows = train
+
+    @property
+    def three(self) -> tuple[Any, Any, Any]:
+        """Training, validation and test split."""
+        return self.splits.train, self.splits.valid, self.splits.test
+
+    def identity(self, model: str) -> dict[str, Any]:
+        """What a checkpoint of that model is tied to."""
+        return {"model": model, "vocabulary": self.vocabulary, "n_items": self.n_items}
+
+    def evaluation(self, split: Any, trim: bool, retrieved: Retrieved | None = None) -> EvalBatches | None:
+        """Evaluation batches of a split, or None if it is empty."""
+        if len(split) == 0:
+            return None
+        return EvalBatches(
+            split, self.fields, batch_size=self.config["eval_batch_size"], trim=trim, retrieved=retrieved
+        )
+
+    def reuse(self, stage: str, key: str) -> Path | None:
+        """A finished artifact, if there is one and it may be used."""
+        found = self.store.find(stage, key) if self.config.run.reuse else None
+        if found is not None:
+            self.reused.append(stage)
+            self.say(f"{stage}: reused {found}")
+        return found
+
+
+def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]:
+    """Digest of everything that a training stage depends on."""
+    raft_only = {field.name for field in dataclasses.fields(run.config.raft)} | {
+        field.name for field in dataclasses.fields(run.config.bank)
+    }
+    # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
+    skip = NEUTRAL_KEYS | (raft_only - set(run.config.internal_config_dict))
+    settings = {key: repr(value) for key, value in run.config.final_config_dict.items() if key not in skip}
+    content = {
+        "stage": stage,
+        "version": STAGE_VERSIONS[stage],
+        "model": run.config.backbone,
+        "data": run.fingerprint,
+        "settings": settings,
+        "feed": dataclasses.asdict(run.config.feed),
+        "architecture": run.config.architecture and dataclasses.asdict(run.config.architecture),
+        **inputs,
+    }
+    return digest(content), content
+
+
+def train_stage(
+    run: Run, trainer: RaTrainer, batches: Any, valid: Any, trim: bool, retrieved: Retrieved | None = None
+) -> None:
+    """Fit one stage in its folder, continuing where it stood if asked to."""
+    if run.config.run.resume and trainer.last_file.exists():
+        trainer.resume_checkpoint(trainer.last_file)
+        run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
+    trainer.fit(
+        batches,
+        run.evaluation(valid, trim, retrieved),
+        verbose=False,
+        show_progress=bool(run.config["show_progress"]),
+    )
+    write_json(trainer.folder / "history.json", trainer.history)

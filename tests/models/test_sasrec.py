@@ -1,0 +1,84 @@
+"""Our SASRec is RecBole's: with its weights it gives its states, losses and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recbole_ra.models.sasrec import SASRec
+from recbole_ra.sequences.batching import VisitBatches
+
+
+def renamed(theirs: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
+    """RecBole's parameter names to ours; queries, keys and values become one matrix."""
+    ours = {name: theirs[name] for name in ("item_embedding.weight", "position_embedding.weight")}
+    for kind in ("weight", "bias"):
+        ours[f"norm.{kind}"] = theirs[f"LayerNorm.{kind}"]
+        for i in range(n_layers):
+            attention = f"trm_encoder.layer.{i}.multi_head_attention"
+            feed_forward = f"trm_encoder.layer.{i}.feed_forward"
+            ours[f"encoder.attentions.{i}.qkv.{kind}"] = torch.cat(
+                [theirs[f"{attention}.{name}.{kind}"] for name in ("query", "key", "value")]
+            )
+            ours[f"encoder.attentions.{i}.out.{kind}"] = theirs[f"{attention}.dense.{kind}"]
+            ours[f"encoder.attentions.{i}.norm.{kind}"] = theirs[f"{attention}.LayerNorm.{kind}"]
+            ours[f"encoder.feed_forwards.{i}.inner.{kind}"] = theirs[f"{feed_forward}.dense_1.{kind}"]
+            ours[f"encoder.feed_forwards.{i}.outer.{kind}"] = theirs[f"{feed_forward}.dense_2.{kind}"]
+            ours[f"encoder.feed_forwards.{i}.norm.{kind}"] = theirs[f"{feed_forward}.LayerNorm.{kind}"]
+    return ours
+
+
+@pytest.fixture(params=[(1, 1), (2, 2), (3, 4)], ids=lambda pair: "{} layers, {} heads".format(*pair))
+def pair(
+    request: pytest.FixtureRequest, tiny_config: Callable[..., Any], tiny_splits: Any
+) -> tuple[Any, SASRec]:
+    """RecBole's model and ours with the same weights, none of them at its initial value."""
+    from recbole.model.sequential_recommender.sasrec import SASRec as RecBoleSASRec
+
+    n_layers, n_heads = request.param
+    config = tiny_config(
+        "SASRec", n_layers=n_layers, n_heads=n_heads, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+    )
+    torch.manual_seed(0)
+    theirs = RecBoleSASRec(config, tiny_splits.train)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    ours = SASRec(tiny_splits.whole.item_num, config["MAX_ITEM_LIST_LENGTH"], config.architecture)
+    ours.load_state_dict(renamed(theirs.state_dict(), n_layers))
+    return theirs, ours
+
+
+def test_states_and_scores_are_those_of_recbole(pair: tuple[Any, SASRec], tiny_splits: Any) -> None:
+    theirs, ours = (model.eval() for model in pair)
+    rows = tiny_splits.test[list(range(len(tiny_splits.test)))]
+    items, lengths = rows["item_id_list"], rows["item_length"]
+    assert lengths.min() < lengths.max() == items.shape[1]
+    states = ours.represent(items, lengths)
+    torch.testing.assert_close(states, theirs.forward(items, lengths), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        states @ ours.item_table.T, theirs.full_sort_predict(rows), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("positions", [1, 4])
+def test_losses_and_gradients_are_those_of_recbole(
+    pair: tuple[Any, SASRec], tiny_splits: Any, positions: int
+) -> None:
+    """Also with several targets a pass, where no history is cut."""
+    theirs, ours = (model.train() for model in pair)
+    prefixes = tiny_splits.train.prefixes
+    whole = prefixes.position <= prefixes.max_length
+    feed = VisitBatches(prefixes[whole], batch_size=64, positions_per_visit=positions, n_groups=3, seed=0)
+    batch = next(iter(feed))
+    loss = ours.calculate_loss(batch)
+    loss.backward()
+    expected = theirs.calculate_loss(tiny_splits.train[whole.nonzero()[0][batch.rows.numpy()]])
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    slopes = renamed({name: p.grad for name, p in theirs.named_parameters()}, len(ours.encoder.attentions))
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, slopes[name], rtol=1e-3, atol=1e-5, msg=name)
