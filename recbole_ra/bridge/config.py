@@ -15,9 +15,9 @@ import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 import torch
 import yaml
 from recbole.config import Config
-from recbole.evaluator import metric_types
 from recbole.utils import ModelType
 
+from recbole_ra.bridge.checks import larger_is_better, recbole_problems
 from recbole_ra.bridge.compat import restore_numpy_aliases
 from recbole_ra.core.errors import SettingsError, nearest
 from recbole_ra.core.settings import (
@@ -26,7 +26,6 @@ from recbole_ra.core.settings import (
     FeedSettings,
     RaftSettings,
     RunSettings,
-    check_value,
     raise_problems,
     read,
 )
@@ -66,7 +65,7 @@ def parse_value(text: str) -> Any:
         return None
     try:
         return yaml.load(text.replace("\t", "\\t"), Loader=_YamlLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, AttributeError):  # the latter two: 2020-13-45, !!int x, !!timestamp x
         return text
 
 
@@ -82,7 +81,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except FileNotFoundError as error:
         raise SettingsError(f"{path}: no such file; check --config_files") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); check --config_files") from error
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise SettingsError(f"{path}{line}: not valid YAML; write one 'key: value' a line") from error
@@ -90,6 +91,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: holds no settings; write one 'key: value' a line")
+    for key in content:
+        if not isinstance(key, str):
+            raise SettingsError(f"{path}: {key!r} names no setting; write one 'key: value' a line")
     return content
 
 
@@ -136,7 +140,8 @@ class RaConfig(Config):
         try:
             super().__init__(model=model, dataset=dataset, config_dict=chosen)
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise SettingsError(str(error).strip("'\"").splitlines()[0]) from error
+            reason = str(error).strip("'\"").splitlines() or [type(error).__name__]
+            raise SettingsError(reason[0]) from error
         problems: list[str] = []
         self.feed = read(FeedSettings, self.final_config_dict, problems)
         self.bank = read(BankSettings, self.final_config_dict, problems)
@@ -191,6 +196,13 @@ class RaConfig(Config):
         final = self.final_config_dict
         if "train_neg_sample_args" not in self._user_keys and final.get("loss_type") == "CE":
             final["train_neg_sample_args"] = None
+        if not isinstance(final["valid_metric"], str):
+            raise SettingsError(f"valid_metric={final['valid_metric']!r} must be text such as NDCG@10")
+        metrics = final["metrics"] if isinstance(final["metrics"], list) else [final["metrics"]]
+        if not metrics or not all(isinstance(metric, str) for metric in metrics):
+            raise SettingsError(f"metrics={final['metrics']!r} must be names such as [Recall, NDCG]")
+        if isinstance(final["eval_args"], dict):
+            final["eval_args"] = {**self.internal_config_dict["eval_args"], **final["eval_args"]}
         mode = final["eval_args"].get("mode") if isinstance(final.get("eval_args"), dict) else None
         modes = set(mode.values()) if isinstance(mode, dict) else {mode}
         if not modes <= {None, "full"}:
@@ -199,6 +211,7 @@ class RaConfig(Config):
             )
         data_path = final["data_path"]
         super()._set_default_parameters()
+        final["valid_metric_bigger"] = larger_is_better(final["valid_metric"])
         if self.dataset == "ml-100k" and "data_path" in self._user_keys:
             own = os.path.join(data_path, self.dataset)
             if os.path.isdir(own):
@@ -228,39 +241,11 @@ class RaConfig(Config):
         for key in sorted(self._user_keys - self.known):
             problems.append(f"unknown setting {key!r} (value {final[key]!r}){nearest(key, self.known)}")
         ours = {field.name for settings in OUR_SETTINGS for field in dataclasses.fields(settings)}
-        for key in sorted((self._user_keys & set(self.internal_config_dict)) - ours):
-            default = self.internal_config_dict[key]
-            if isinstance(default, bool | int | float) and final[key] is not None:
-                kind = float if isinstance(default, float) or key in ("clip_grad_norm",) else type(default)
-                problem = check_value(key, final[key], kind, {})
-                if problem and problem not in problems:
-                    problems.append(problem)
-        for key, low in (
-            ("epochs", 1),
-            ("train_batch_size", 1),
-            ("eval_batch_size", 1),
-            ("learning_rate", 0),
-        ):
-            value = final.get(key)
-            if isinstance(value, int | float) and not value >= low:
-                problems.append(f"{key}={value!r} must be >= {low}")
-        hidden, heads = final.get("hidden_size"), final.get("n_heads")
-        if isinstance(hidden, int) and isinstance(heads, int) and (heads < 1 or hidden % heads):
-            problems.append(f"hidden_size={hidden} is not divisible by n_heads={heads}; choose a divisor")
-        self._check_metric(problems)
-
-    def _check_metric(self, problems: list[str]) -> None:
-        name, _, cut = (
-            str(self.final_config_dict["valid_metric"]).lower().removeprefix("masked_").partition("@")
-        )
-        metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
-        if name not in metrics:
-            problems.append(
-                f"valid_metric={self.final_config_dict['valid_metric']!r} is not among metrics={metrics}"
-                f"{nearest(name, metric_types)}"
-            )
-        elif cut and cut not in {str(k) for k in self.final_config_dict["topk"]}:
-            problems.append(f"valid_metric={self.final_config_dict['valid_metric']!r}: {cut} is not in topk")
+        for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
+            if problem not in problems:
+                problems.append(problem)
+        if self.backbone in BACKBONES and final.get("hidden_act", "gelu") != "gelu":
+            problems.append(f"hidden_act={final['hidden_act']!r}: {self.backbone} uses gelu only")
 
     @property
     def torch_device(self) -> torch.device:

@@ -72,14 +72,14 @@ class CompactDataset(SequentialDataset):
                 f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}"
             ) from error
 
-    def _change_feat_format(self) -> None:
+    def _reset_index(self) -> None:
         if not len(self.inter_feat):
             raise DataError(
                 f"data set '{self.dataset_name}' is empty after filtering "
                 f"(user_inter_num_interval={self.config['user_inter_num_interval']}, "
                 f"item_inter_num_interval={self.config['item_inter_num_interval']}); loosen the filters"
             )
-        super()._change_feat_format()
+        super()._reset_index()
 
     def data_augmentation(self) -> None:
         """Sort the interactions, keep them as a table, and make one row of every target."""

@@ -19,6 +19,7 @@ from recbole_ra.bridge.augmented import Retrieved
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.bridge.recommenders import Fields
+from recbole_ra.core.errors import DataError
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.sequences.batching import VisitBatches
 from recbole_ra.sequences.table import IntArray
@@ -35,9 +36,23 @@ class Splits:
 
     @classmethod
     def load(cls, config: RaConfig) -> Splits:
-        """Filter and split by RecBole's rules."""
-        dataset = CompactDataset(config)
-        train, valid, test = dataset.build()
+        """Filter and split by RecBole's rules.
+
+        Raises
+        ------
+        DataError
+            If the data set cannot be used, or not with these settings.
+        """
+        try:
+            dataset = CompactDataset(config)
+            train, valid, test = dataset.build()
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            # What RecBole says of settings that only the data can prove wrong.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"data set '{config.dataset}' cannot be loaded with these settings: {reason}; check the "
+                "settings of columns, filters and splits"
+            ) from error
         return cls(dataset, train, valid, test)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recbole_ra.core.settings import setting
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 from recbole_ra.nn.losses import info_nce
 from recbole_ra.sequences.batching import TrainBatch
@@ -22,9 +23,9 @@ class DuoRecSettings(SASRecSettings):
     against the state itself), ``su`` (supervised view against the state itself) or ``none``.
     """
 
-    contrast: str = "us_x"
-    lmd: float = 0.1
-    tau: float = 1.0
+    contrast: str = setting("us_x", "views that are contrasted", choices=("us_x", "us", "su", "none"))
+    lmd: float = setting(0.1, "weight of the contrastive term", low=0)
+    tau: float = setting(1.0, "its temperature", low=1e-6)
 
 
 class DuoRec(SASRec):

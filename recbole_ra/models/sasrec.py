@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from recbole_ra.core.settings import setting
 from recbole_ra.models.backbone import CausalBackbone
 from recbole_ra.nn.dropout import Dropout
 from recbole_ra.nn.transformer import TransformerEncoder
@@ -16,15 +17,15 @@ from recbole_ra.nn.transformer import TransformerEncoder
 class SASRecSettings:
     """Architecture of SASRec; names and defaults are RecBole's."""
 
-    n_layers: int = 2
-    n_heads: int = 2
-    hidden_size: int = 64
-    inner_size: int = 256
-    hidden_dropout_prob: float = 0.5
-    attn_dropout_prob: float = 0.5
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
-    loss_type: str = "CE"
+    n_layers: int = setting(2, "blocks of self-attention and feed-forward", low=1)
+    n_heads: int = setting(2, "attention heads", low=1)
+    hidden_size: int = setting(64, "width of states and item vectors", low=1)
+    inner_size: int = setting(256, "width inside the feed-forward networks", low=1)
+    hidden_dropout_prob: float = setting(0.5, "dropout of embeddings and blocks", low=0, high=1)
+    attn_dropout_prob: float = setting(0.5, "dropout of attention weights", low=0, high=1)
+    layer_norm_eps: float = setting(1e-12, "added to the variance in LayerNorm", low=0)
+    initializer_range: float = setting(0.02, "standard deviation of initial weights", low=0)
+    loss_type: str = setting("CE", "cross-entropy over the catalogue, or BPR", choices=("CE", "BPR"))
 
 
 class SASRec(CausalBackbone):

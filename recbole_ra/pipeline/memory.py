@@ -14,9 +14,8 @@ from recbole_ra.bridge.augmented import AugmentedRecommender, Retrieved
 from recbole_ra.bridge.loaders import cut_rows
 from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import pattern_interaction
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import digest
-from recbole_ra.patterns.mining import mine_patterns
 from recbole_ra.pipeline.backbone import Backbone
 from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
 from recbole_ra.retrieval.memory import MemoryBank
@@ -114,16 +113,7 @@ def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) ->
 @torch.no_grad()
 def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
     """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
-    bank, table = run.config.bank, run.splits.whole.table
-    trained = np.bincount(run.train_rows.sequence, minlength=len(table))
-    patterns = mine_patterns(
-        table.head(np.where(trained > 0, trained + 1, 0)), window=bank.window, min_support=bank.min_support
-    ).to_table(run.n_items)
-    if not len(patterns):
-        raise DataError(
-            f"memory_source={bank.memory_source}: no pattern occurs {bank.min_support} times within "
-            f"{bank.window} positions; lower min_support or use memory_source=enumerate"
-        )
+    patterns = run.patterns
     rows = Prefixes(
         patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
     )
@@ -134,6 +124,24 @@ def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
         interaction = pattern_interaction(part, run.fields, width).to(run.config.torch_device)
         keys.append(base.represent(interaction).cpu().numpy())
     return {"keys": np.concatenate(keys), **memories_of(rows), "lengths": rows.position}
+
+
+def check_bank_size(run: Run) -> None:
+    """Refuse, before anything is trained, to ask for more neighbours than there will be memories.
+
+    Raises
+    ------
+    SettingsError
+    """
+    source, wanted = run.config.bank.memory_source, run.config.raft.n_neighbors
+    memories = 0 if source == "patterns" else len(run.train_rows)
+    if source != "enumerate":
+        memories += len(run.patterns)
+    if wanted > memories:
+        raise SettingsError(
+            f"n_neighbors={wanted} but the memory bank holds only {memories} memories "
+            f"(memory_source={source}); lower n_neighbors"
+        )
 
 
 def retrieve_rows(run: Run, memory: Memory, states: torch.Tensor, prefixes: Prefixes) -> Retrieved:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from recbole_ra.bridge.augmented import Retrieved
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore, digest, write_json
+from recbole_ra.patterns.mining import mine_patterns
+from recbole_ra.sequences.table import SequenceTable
 
 STAGE_VERSIONS = {"backbone": 1, "bank": 1, "raft": 1}
 
@@ -60,6 +66,26 @@ class Run:
     def three(self) -> tuple[Any, Any, Any]:
         """Training, validation and test split."""
         return self.splits.train, self.splits.valid, self.splits.test
+
+    @functools.cached_property
+    def patterns(self) -> SequenceTable:
+        """Frequent patterns of the training sequences (METHOD 1.1).
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        bank, table = self.config.bank, self.splits.whole.table
+        trained = np.bincount(self.train_rows.sequence, minlength=len(table))
+        sequences = table.head(np.where(trained > 0, trained + 1, 0))
+        mined = mine_patterns(sequences, window=bank.window, min_support=bank.min_support)
+        if not len(mined):
+            raise DataError(
+                f"memory_source={bank.memory_source}: no pattern occurs {bank.min_support} times within "
+                f"{bank.window} positions; lower min_support or use memory_source=enumerate"
+            )
+        return mined.to_table(self.n_items)
 
     def identity(self, model: str) -> dict[str, Any]:
         """What a checkpoint of that model is tied to."""

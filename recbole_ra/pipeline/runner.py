@@ -17,7 +17,7 @@ from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore
 from recbole_ra.pipeline.backbone import Backbone, backbone_stage
-from recbole_ra.pipeline.memory import bank_stage, extend_bank
+from recbole_ra.pipeline.memory import bank_stage, check_bank_size, extend_bank
 from recbole_ra.pipeline.raft import raft_stage
 from recbole_ra.pipeline.result import Result, new_run_folder
 from recbole_ra.pipeline.run import Run
@@ -76,6 +76,8 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
+    if config.augmented:
+        check_bank_size(state)
     backbone = backbone_stage(state)
     if not config.augmented:
         valid, test = _measure(state, backbone)

@@ -1,0 +1,51 @@
+"""A data set whose answers are known is learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_ra.pipeline.runner import run
+
+N = 10
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Path:
+    """Walks over a ring of items: the next item is always the previous one plus one."""
+    rng = np.random.default_rng(0)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(50):
+        start, length = rng.integers(N), rng.integers(5, 9)
+        lines += [f"u{user}\ti{(start + time) % N}\t{time}" for time in range(length)]
+    (tmp_path / "ring").mkdir()
+    (tmp_path / "ring" / "ring.inter").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_the_next_item_on_a_ring_is_learned(ring: Path) -> None:
+    result = run(
+        "SASRec",
+        "ring",
+        data_path=str(ring),
+        output_dir=str(ring / "runs"),
+        checkpoint_dir=str(ring / "saved"),
+        say=lambda line: None,
+        use_gpu=False,
+        state="ERROR",
+        epochs=15,
+        eval_step=15,
+        train_batch_size=64,
+        learning_rate=0.01,
+        hidden_size=16,
+        inner_size=32,
+        n_layers=1,
+        hidden_dropout_prob=0.1,
+        attn_dropout_prob=0.0,
+        topk=[1],
+        valid_metric="Recall@1",
+    )
+    assert result.test["unmasked"]["recall@1"] > 0.99
+    assert result.test["unmasked"]["ndcg@1"] > 0.99

@@ -1,0 +1,207 @@
+"""What the command line says: one clear line, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_ra.cli import main, parse_settings
+from recbole_ra.core.errors import SettingsError
+
+HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+ROWS = [f"u{user}\ti{(user + step) % 20}\t{step}" for user in range(30) for step in range(6)]
+QUICK = [
+    "--epochs=1",
+    "--raft_epochs=1",
+    "--hidden_size=16",
+    "--inner_size=16",
+    "--n_neighbors=3",
+    "--use_gpu=false",
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes ``dataset/shop/shop.inter`` below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> Path:
+        path = tmp_path / "dataset" / "shop" / "shop.inter"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a refused command prints."""
+    assert main(list(words)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    complaints = [line for line in lines if line.startswith("recbole-ra: ")]
+    assert complaints == lines[-1:], lines
+    assert "Traceback" not in "".join(lines)
+    return complaints[0]
+
+
+def good() -> str:
+    return "\n".join([HEADER, *ROWS]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model=RaSASRek", "--dataset=shop"], "unknown model 'RaSASRek'; did you mean 'RaSASRec'?"),
+        (["--dataset=shop"], "--model is missing"),
+        (["--model=SASRec", "--dataset=shop", "--n_neighbours=3"], "did you mean 'n_neighbors'?"),
+        (["--model=SASRec", "--dataset=shop", "--epochs=many"], "epochs='many' must be an integer"),
+        (["--model=SASRec", "--dataset=shop", "--alpha=2"], "alpha=2 must be between 0 and 1"),
+        (["--model=SASRec", "--dataset=shop", "--index_type=flat"], "must be one of Flat, IVFFlat"),
+        (["--model=SASRec", "--dataset=shop", "--hidden_size=65"], "not divisible by n_heads=2"),
+        (["--model=SASRec", "--dataset=shop", "--valid_metric=NDCG@7"], "7 is not in topk"),
+        (["--model=SASRec", "--dataset=shop", "--metrics=[Recal]"], "no metric named 'Recal'"),
+        (["--model=SASRec", "--dataset=shop", "--config_files=no.yaml"], "no.yaml: no such file"),
+        (["--model=SASRec", "--dataset=shop", "--seed=1", "--seed=2"], "--seed is given twice"),
+        (["--model=SASRec", "--dataset=shop", "surplus"], "'--dataset=shop' then 'surplus'"),
+        (["--model=RaSASRec", "--dataset=shop", "--n_neighbors=500"], "holds only 90 memories"),
+        (
+            ["--model=SASRec", "--dataset=shop", '--user_inter_num_interval="[99,inf)"'],
+            "empty after filtering",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_settings(
+    words: list[str], said: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(good())
+    if said.startswith("'--dataset"):
+        said = "'surplus' is not a setting"
+    assert said in refusal(capsys, *words)
+    assert not Path("saved").exists() or not list(Path("saved").iterdir())
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("\n".join(ROWS), "header"),
+        (good().replace("\t", ","), "field_separator"),
+        (good().replace("timestamp:float", "when:float"), "timestamp"),
+        (good() + "u1\ti1\n", "line 182"),
+        (good() + "u1\ti1\tnoon\n", "noon"),
+        (HEADER + "\n", "no rows"),
+        ("\n".join([HEADER, *ROWS, "lonely\ti1\t1", "lonely\ti2\t2"]) + "\n", "'lonely'"),
+    ],
+    ids=["empty", "no header", "separator", "no time", "broken row", "not a number", "no rows", "short user"],
+)
+def test_atomic_files(
+    text: str, said: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(text)
+    line = refusal(capsys, "--model=SASRec", "--dataset=shop", *QUICK)
+    assert said in line
+    assert "shop" in line
+
+
+def test_a_missing_data_set_says_where_to_put_it(
+    data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, "--model=SASRec", "--dataset=shop")
+    assert "dataset/shop/shop.inter" in line
+    assert not Path("dataset").exists() or not list(Path("dataset").rglob("*"))
+
+
+def test_damaged_checkpoints(data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = data(good())
+    words = ["--model=SASRec", "--dataset=shop", *QUICK]
+    assert main(words) == 0
+    (best,) = Path("saved").glob("backbone-*/best.pt")
+    whole = best.read_bytes()
+    cut = Path("cut.pt")
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "cut.pt: not a readable checkpoint" in refusal(capsys, *words, f"--backbone_checkpoint={cut}")
+    line = refusal(capsys, "--model=DuoRec", "--dataset=shop", *QUICK, f"--backbone_checkpoint={best}")
+    assert "holds model SASRec, not DuoRec" in line
+    path.write_text(good() + "\n".join(f"u{user}\tnew\t9" for user in range(30)) + "\n")
+    line = refusal(capsys, *words, f"--backbone_checkpoint={best}")
+    assert "another item vocabulary (21 items, here 22)" in line
+
+
+def test_a_full_disk(
+    data: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data(good())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refusal(capsys, "--model=SASRec", "--dataset=shop", *QUICK)
+    assert "no space left on the disk" in line
+    assert not list(Path("saved").rglob("*.pt"))
+    assert not list(Path("saved").rglob("*.tmp"))
+
+
+def test_ctrl_c_leaves_nothing_half_written(data: Callable[[str], Path]) -> None:
+    data(good())
+    words = [sys.executable, "-m", "recbole_ra", "--model=SASRec", "--dataset=shop", *QUICK, "--epochs=100000",
+             "--stopping_step=100000"]  # fmt: skip
+    words.remove("--epochs=1")
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path("saved").glob("*/last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("recbole-ra: interrupted")
+    assert "Traceback" not in said
+    assert not list(Path("saved").rglob("*.tmp"))
+    assert not Path("runs").exists()
+
+
+def test_a_run_ends_in_a_table(data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    data(good())
+    assert main(["--model", "RaSASRec", "--dataset", "shop", *QUICK]) == 0
+    said = capsys.readouterr()
+    assert "RaSASRec unmasked" in said.out
+    assert "recall@10" in said.out
+    assert "training targets" in said.err
+
+
+def test_prepare_makes_what_a_run_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sales.csv").write_text("customer,sku,when\n" + "\n".join(row.replace("\t", ",") for row in ROWS))
+    words = ["sales.csv", "--name=shop", "--columns=user_id:customer,item_id:sku,timestamp:when"]
+    assert main(["prepare", *words]) == 0
+    assert "30 users, 20 items, 180 interactions" in capsys.readouterr().out
+    assert main(["--model=SASRec", "--dataset=shop", *QUICK]) == 0
+
+
+def test_values_are_read_as_data() -> None:
+    words = ["--lr=1e-3", "--name=__import__('os')", "--flag", "--ks=[1,2]", "--config_files=a.yaml,b.yaml"]
+    settings, files = parse_settings(words)
+    assert settings == {"lr": 1e-3, "name": "__import__('os')", "flag": True, "ks": [1, 2]}
+    assert files == ["a.yaml", "b.yaml"]
+    with pytest.raises(SettingsError, match="is not a setting"):
+        parse_settings(["-x"])
+
+
+def test_help_names_models_data_sets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text: Any = capsys.readouterr().out
+    for word in ("SASRec", "GRU4Rec", "amazon-beauty", "--n_neighbors=20", "--alpha=0.5", "prepare"):
+        assert word in text
