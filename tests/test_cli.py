@@ -71,7 +71,7 @@ def good() -> str:
         (["--model=SASRec", "--dataset=shop", "--metrics=[Recal]"], "no metric named 'Recal'"),
         (["--model=SASRec", "--dataset=shop", "--config_files=no.yaml"], "no.yaml: no such file"),
         (["--model=SASRec", "--dataset=shop", "--seed=1", "--seed=2"], "--seed is given twice"),
-        (["--model=SASRec", "--dataset=shop", "surplus"], "'--dataset=shop' then 'surplus'"),
+        (["--model=SASRec", "--dataset=shop", "surplus"], "'surplus' is not a setting"),
         (["--model=RaSASRec", "--dataset=shop", "--n_neighbors=500"], "holds only 90 memories"),
         (
             ["--model=SASRec", "--dataset=shop", '--user_inter_num_interval="[99,inf)"'],
@@ -84,8 +84,6 @@ def test_settings(
     words: list[str], said: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data(good())
-    if said.startswith("'--dataset"):
-        said = "'surplus' is not a setting"
     assert said in refusal(capsys, *words)
     assert not Path("saved").exists() or not list(Path("saved").iterdir())
     assert not Path("runs").exists()
@@ -155,9 +153,8 @@ def test_a_full_disk(
 
 def test_ctrl_c_leaves_nothing_half_written(data: Callable[[str], Path]) -> None:
     data(good())
-    words = [sys.executable, "-m", "recbole_ra", "--model=SASRec", "--dataset=shop", *QUICK, "--epochs=100000",
-             "--stopping_step=100000"]  # fmt: skip
-    words.remove("--epochs=1")
+    endless = ["--epochs=100000", "--stopping_step=100000", "--hidden_size=16", "--use_gpu=false"]
+    words = [sys.executable, "-m", "recbole_ra", "--model=SASRec", "--dataset=shop", *endless]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(Path("saved").glob("*/last.pt")) and time.monotonic() < deadline:

@@ -140,7 +140,7 @@ class RaConfig(Config):
         try:
             super().__init__(model=model, dataset=dataset, config_dict=chosen)
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).strip("'\"").splitlines() or [type(error).__name__]
+            reason = str(error.args[0] if error.args else "").splitlines() or [type(error).__name__]
             raise SettingsError(reason[0]) from error
         problems: list[str] = []
         self.feed = read(FeedSettings, self.final_config_dict, problems)
