@@ -53,6 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Make a :class:`RaConfig` over ``tiny``: ``tiny_config("SASRec", n_layers=1)``."""
     from recbole_ra.bridge.config import RaConfig
+    from recbole_ra.models.registry import BACKBONES
 
     below = tmp_path_factory.mktemp("runs")
     small = {
@@ -60,14 +61,14 @@ def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         "output_dir": str(below / "runs"),
         "checkpoint_dir": str(below / "saved"),
         "MAX_ITEM_LIST_LENGTH": 8,
-        "hidden_size": 16,
         "use_gpu": False,
         "show_progress": False,
         "state": "ERROR",
     }
 
     def make(model: str = "SASRec", **overrides: Any) -> RaConfig:
-        return RaConfig(model, "tiny", (), {**small, **overrides})
+        narrow = {"hidden_size": 16} if model.removeprefix("Ra") in BACKBONES else {}
+        return RaConfig(model, "tiny", (), {**small, **narrow, **overrides})
 
     return make
 

@@ -103,10 +103,13 @@ class RankingEvaluator:
         """Metrics of everything added, for each protocol."""
         results = {}
         for protocol, rank in self.ranks().items():
-            collector = self.collectors[protocol]
-            data = collector.data_struct if self.by_rank else collector.get_data_struct()
-            if self.by_rank:
-                data.set("rec.topk", hits(rank, self.cut))
+            # Not through RecBole's get_data_struct: it fails on the item counts that coverage asks for.
+            data = self.collectors[protocol].data_struct
+            # Of our ranks also where RecBole's collector took part: one rule for ties and repeated targets.
+            data.set("rec.topk", hits(rank, self.cut))
+            for name in ("rec.items", "rec.meanrank", "rec.score", "data.label"):
+                if name in data:
+                    data.set(name, data.get(name).cpu())
             results[protocol] = {name: float(value) for name, value in self.evaluator.evaluate(data).items()}
         return results
 

@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ratios of each user": {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}},
     "ratios of all rows": {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": None}},
     "filtered users": {"user_inter_num_interval": "[5,inf)"},
-    "filtered users and items": {"user_inter_num_interval": "[6,15)", "item_inter_num_interval": "[8,inf)"},
+    "filtered users and items": {"user_inter_num_interval": "[4,18)", "item_inter_num_interval": "[10,inf)"},
     "long histories": {"MAX_ITEM_LIST_LENGTH": 50},
     "histories of one item": {"MAX_ITEM_LIST_LENGTH": 1},
     "filtered times": {"val_interval": {"timestamp": "[1010,inf)"}, "user_inter_num_interval": "[3,inf)"},
@@ -88,13 +88,14 @@ def test_the_table_is_ordered_by_time_within_users(tiny_splits: Any) -> None:
 
 
 def test_leave_one_out_takes_the_last_two(tiny_splits: Any) -> None:
+    """Of three interactions there is one to train on and one to test, as in RecBole."""
     table = tiny_splits.whole.table
-    for split, back in ((tiny_splits.test, 1), (tiny_splits.valid, 2)):
+    for split, back, shortest in ((tiny_splits.test, 1, 3), (tiny_splits.valid, 2, 4)):
         prefixes = split.prefixes
-        assert sorted(prefixes.sequence) == list(range(len(table)))
+        assert sorted(prefixes.sequence.tolist()) == np.flatnonzero(table.lengths >= shortest).tolist()
         np.testing.assert_array_equal(prefixes.position, table.lengths[prefixes.sequence] - back)
     train = tiny_splits.train.prefixes
-    assert (train.position < table.lengths[train.sequence] - 2).all()
+    assert (train.position < np.maximum(table.lengths[train.sequence] - 2, 2)).all()
 
 
 def test_a_missing_data_set_is_named(tiny_config: Callable[..., Any], tmp_path: Path) -> None:

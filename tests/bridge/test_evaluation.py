@@ -18,21 +18,25 @@ BY_RANK = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
 SLOW = ["ItemCoverage", "GiniIndex", "AveragePopularity", "ShannonEntropy", "TailPercentage", "GAUC"]
 
 
-def recbole_metrics(config: Any, train: Any, batches: list[tuple[Tensor, Any]], masked: bool) -> dict[str, float]:
+def recbole_metrics(
+    config: Any, train: Any, batches: list[tuple[Tensor, Any]], masked: bool
+) -> dict[str, float]:
     """RecBole's own collector and evaluator; the history is masked as its evaluation loop does it."""
     collector, evaluator = Collector(config), Evaluator(config)
-    collector.data_collect(SimpleNamespace(dataset=train))
+    collector.data_collect(SimpleNamespace(dataset=train))  # what it looks at of a loader
     for scores, batch in batches:
         scores = scores.clone()
         scores[:, 0] = -torch.inf
         if masked:
             scores[batch.history_row, batch.history_item] = -torch.inf
         collector.eval_batch_collect(scores, batch.query, torch.arange(len(scores)), batch.targets)
-    return dict(evaluator.evaluate(collector.get_data_struct()))
+    return dict(evaluator.evaluate(collector.data_struct))
 
 
 @pytest.mark.parametrize("metrics", [BY_RANK, SLOW, [*BY_RANK, *SLOW]], ids=["ranks", "slow", "both"])
-def test_metrics_are_those_of_recbole(metrics: list[str], tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
+def test_metrics_are_those_of_recbole(
+    metrics: list[str], tiny_config: Callable[..., Any], tiny_splits: Any
+) -> None:
     cut = "" if metrics[0] == "GAUC" else "@5"
     config = tiny_config(metrics=metrics, topk=[1, 5, 10], valid_metric=f"{metrics[0]}{cut}")
     test = tiny_splits.test
@@ -42,7 +46,7 @@ def test_metrics_are_those_of_recbole(metrics: list[str], tiny_config: Callable[
         # A permutation has no ties.
         scores = torch.rand(len(batch.rows), test.item_num, generator=generator).argsort(1).float()
         batches.append((scores, batch))
-    evaluator = RankingEvaluator(config, SimpleNamespace(dataset=tiny_splits.train))
+    evaluator = RankingEvaluator(config, tiny_splits.train)
     assert evaluator.by_rank == (metrics is BY_RANK)
     for scores, batch in batches:
         evaluator.add(scores.clone(), batch, batch.query)
@@ -56,6 +60,22 @@ def test_metrics_are_those_of_recbole(metrics: list[str], tiny_config: Callable[
         for name, value in expected.items():
             assert found[name] == pytest.approx(float(value), abs=1e-6), (protocol, name)
     assert results["masked"] != results["unmasked"]
+    assert evaluator.result() == results
+
+
+def test_other_metrics_do_not_change_what_ties_earn(
+    tiny_config: Callable[..., Any], tiny_splits: Any
+) -> None:
+    results = []
+    for metrics in (["Recall", "MRR"], ["Recall", "MRR", "ItemCoverage"]):
+        config = tiny_config(metrics=metrics, topk=[5], valid_metric="MRR@5")
+        evaluator = RankingEvaluator(config, tiny_splits.train)
+        for batch in EvalBatches(tiny_splits.test, Fields.of(config), batch_size=16, trim=True):
+            scores = torch.zeros(len(batch.rows), tiny_splits.test.item_num)
+            scores[torch.arange(len(scores)) % 3 == 0, 5:] = 1
+            evaluator.add(scores, batch, batch.query)
+        results.append({protocol: found["recall@5"] for protocol, found in evaluator.result().items()})
+    assert results[0] == results[1] == {"unmasked": 0, "masked": 0}
 
 
 def naive_ranks(scores: Tensor, targets: Tensor, histories: list[set[int]]) -> tuple[list[int], list[int]]:
@@ -108,7 +128,7 @@ def test_metrics_of_known_ranks(tiny_config: Callable[..., Any]) -> None:
 
 def test_scores_that_are_no_numbers_are_refused(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
     config = tiny_config()
-    evaluator = RankingEvaluator(config, SimpleNamespace(dataset=tiny_splits.train))
+    evaluator = RankingEvaluator(config, tiny_splits.train)
     batch = next(iter(EvalBatches(tiny_splits.test, Fields.of(config), batch_size=4, trim=True)))
     scores = torch.zeros(4, tiny_splits.test.item_num)
     scores[2, 3] = torch.nan

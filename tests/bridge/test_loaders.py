@@ -90,7 +90,8 @@ def test_models_of_recbole_get_its_loader_with_our_seed(tiny_config: Callable[..
         return [[batch["flat_position"].tolist() for batch in loader] for _ in range(count)]
 
     unbroken = epochs(0, 3)
-    assert sorted(sum(unbroken[0], [])) == sorted(splits.train.inter_feat["flat_position"].tolist())
+    rows = [row for batch in unbroken[0] for row in batch]
+    assert sorted(rows) == sorted(splits.train.inter_feat["flat_position"].tolist())
     assert unbroken[0] != unbroken[1]
     assert epochs(2, 1) == unbroken[2:]
 
