@@ -53,6 +53,15 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def digest_bytes(*parts: bytes) -> str:
+    """SHA-256 of byte strings, each with its length."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little"))
+        total.update(part)
+    return total.hexdigest()
+
+
 class ArtifactStore:
     """Results of stages, addressed by what they were made from.
 

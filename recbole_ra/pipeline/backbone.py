@@ -14,7 +14,7 @@ from recbole_ra.bridge.loaders import train_batches
 from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import Base, build_base, seed_everything, stage_config
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.files import digest
+from recbole_ra.core.files import digest_bytes
 from recbole_ra.pipeline.run import Run, train_key, train_stage
 
 
@@ -52,7 +52,7 @@ def backbone_stage(run: Run) -> Backbone:
         path = Path(config.run.backbone_checkpoint)
         content = load_checkpoint(path, config.torch_device, identity)
         load_weights(base.trained, content["state_dict"], path)
-        key = digest([str(sorted((k, v.sum().item()) for k, v in content["state_dict"].items()))])
+        key = digest_bytes(path.read_bytes())
         folder = path.parent
         run.reused.append("backbone")
         run.say(f"backbone: loaded {path}")
@@ -67,7 +67,7 @@ def backbone_stage(run: Run) -> Backbone:
         identity=identity,
         stage=config.backbone,
         train_dataset=run.splits.train,
-        on_epoch=run.on_epoch,
+        on_epoch=run.after_epoch,
     )
     if config.run.backbone_checkpoint is not None:
         trainer.saved_model_file = str(Path(config.run.backbone_checkpoint))

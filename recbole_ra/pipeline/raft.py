@@ -60,7 +60,7 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
         identity=run.identity(f"Ra{config.backbone}"),
         stage="RAFT",
         train_dataset=run.splits.train,
-        on_epoch=run.on_epoch,
+        on_epoch=run.after_epoch,
     )
     if found is None:
         batches: Any

@@ -17,7 +17,7 @@ from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import ArtifactStore, digest, write_json
+from recbole_ra.core.files import ArtifactStore, digest, digest_bytes, write_json
 from recbole_ra.patterns.mining import mine_patterns
 from recbole_ra.sequences.table import SequenceTable
 
@@ -53,12 +53,10 @@ class Run:
         self.vocabulary = digest(vocabulary)
         self.n_items = len(vocabulary)
         train = self.splits.train.prefixes
-        self.fingerprint = digest(
-            [
-                self.splits.whole.table.fingerprint(),
-                self.vocabulary,
-                *(digest(split.prefixes.flat_position.tolist()) for split in self.three),
-            ]
+        self.fingerprint = digest_bytes(
+            self.splits.whole.table.fingerprint().encode(),
+            self.vocabulary.encode(),
+            *(split.prefixes.flat_position.tobytes() for split in self.three),
         )
         self.train_rows = train
 
@@ -98,6 +96,17 @@ class Run:
         return EvalBatches(
             split, self.fields, batch_size=self.config["eval_batch_size"], trim=trim, retrieved=retrieved
         )
+
+    def after_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Tell how an epoch went, and pass it on to the caller."""
+        if self.config["show_progress"]:
+            metric = str(self.config["valid_metric"]).lower()
+            self.say(
+                f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, valid {metric} "
+                f"{entry[metric]:.4f}, {entry['seconds']:.1f} s"
+            )
+        if self.on_epoch is not None:
+            self.on_epoch(entry)
 
     def reuse(self, stage: str, key: str) -> Path | None:
         """A finished artifact, if there is one and it may be used."""
