@@ -24,6 +24,7 @@ from recbole_ra.core.settings import (
     OUR_SETTINGS,
     BankSettings,
     FeedSettings,
+    OptimSettings,
     RaftSettings,
     RunSettings,
     raise_problems,
@@ -144,6 +145,7 @@ class RaConfig(Config):
             raise SettingsError(reason[0]) from error
         problems: list[str] = []
         self.feed = read(FeedSettings, self.final_config_dict, problems)
+        self.optim = read(OptimSettings, self.final_config_dict, problems)
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
         self.run = read(RunSettings, self.final_config_dict, problems)

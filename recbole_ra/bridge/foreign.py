@@ -85,10 +85,10 @@ class ForeignRecommender(Recommender):
         scale = float((across * observed).sum() / spread) if spread > 0 else 1.0
         rest = scores - scale * product
         bias = rest.mean(0)
-        tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
-        if not (rest - bias).abs().max() <= tolerance:
+        largest = float(scores.abs().max())
+        if not (rest - bias).abs().max() <= 1e-3 * largest + 1e-6:
             raise self._refusal()
-        if bias.abs().max() <= tolerance:
+        if bias.abs().max() <= 1e-5 * largest:  # rounding
             return scale, None
         return scale, torch.cat([bias.new_zeros(1), bias]).float()
 

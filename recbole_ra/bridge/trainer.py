@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,6 +29,7 @@ from recbole_ra.bridge.checkpoint import (
     set_random_state,
 )
 from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
+from recbole_ra.nn.average import WeightAverage
 
 EpochCallback = Callable[[Mapping[str, float]], None]
 
@@ -66,6 +68,10 @@ class RaTrainer(Trainer):
         self.identity = dict(identity)
         self.stage = stage
         self.train_dataset = train_dataset
+        self.average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        if self.average is not None:
+            average = self.average
+            self.optimizer.register_step_post_hook(lambda *_: average.update())
         self.on_epoch = on_epoch
         self.saved_model_file = str(folder / "best.pt")
         self.history: list[dict[str, float]] = []
@@ -129,9 +135,14 @@ class RaTrainer(Trainer):
         return total
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
-        score, result = super()._valid_epoch(valid_data, show_progress)
+        with self._selected_weights():
+            score, result = super()._valid_epoch(valid_data, show_progress)
         self._last_result = dict(result)
         return score, result
+
+    def _selected_weights(self) -> AbstractContextManager[None]:
+        """The weights that are validated and kept: the average, where there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def _after_epoch(self, epoch: int) -> None:
         entry = {
@@ -142,7 +153,9 @@ class RaTrainer(Trainer):
             **self._last_result,
         }
         self.history.append(entry)
-        save_checkpoint(self.last_file, {**self._state(epoch), "random": random_state()})
+        average = None if self.average is None else self.average.state_dict()
+        state = {**self._state(epoch), "random": random_state(), "average": average}
+        save_checkpoint(self.last_file, state)
         if self.on_epoch is not None:
             self.on_epoch(entry)
 
@@ -161,13 +174,16 @@ class RaTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
-        save_checkpoint(path, self._state(epoch))
+        with self._selected_weights():
+            save_checkpoint(path, self._state(epoch))
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Continue from a checkpoint as if there had been no break."""
         content = load_checkpoint(Path(resume_file), self.device, self.identity)
         load_weights(self.model, content["state_dict"], Path(resume_file))
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]

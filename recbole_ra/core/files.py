@@ -89,9 +89,9 @@ class ArtifactStore:
         manifest = self.folder(stage, key) / "manifest.json"
         try:
             content = json.loads(manifest.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):  # ValueError: damaged, no JSON or no text at all
             return None
-        return manifest.parent if content.get("key") == key else None
+        return manifest.parent if isinstance(content, dict) and content.get("key") == key else None
 
     def start(self, stage: str, key: str, *, resume: bool) -> Path:
         """The folder to work in, emptied unless the work is resumed."""

@@ -93,6 +93,18 @@ class FeedSettings:
 
 
 @dataclass(frozen=True)
+class OptimSettings:
+    """Optimisation beyond RecBole's own settings."""
+
+    ema_decay: float = setting(
+        0.0,
+        "a running average of the weights is validated and kept: its decay a step, 0 = off",
+        low=0,
+        high=0.99999,
+    )
+
+
+@dataclass(frozen=True)
 class BankSettings:
     """The memory bank (docs/method.md, section 4)."""
 
@@ -145,4 +157,4 @@ class RunSettings:
     reuse: bool = setting(True, "use the results of stages whose inputs have not changed")
 
 
-OUR_SETTINGS = (FeedSettings, BankSettings, RaftSettings, RunSettings)
+OUR_SETTINGS = (FeedSettings, OptimSettings, BankSettings, RaftSettings, RunSettings)

@@ -131,6 +131,7 @@ def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]
         "model": run.config.backbone,
         "data": run.fingerprint,
         "settings": settings,
+        "optim": dataclasses.asdict(run.config.optim),
         "feed": dataclasses.asdict(run.config.feed),
         "architecture": run.config.architecture and dataclasses.asdict(run.config.architecture),
         **inputs,

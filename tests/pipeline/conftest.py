@@ -19,6 +19,7 @@ SMALL: dict[str, Any] = {
     "n_neighbors": 5,
     "index_type": "Flat",
     "learning_rate": 0.01,
+    "ema_decay": 0.9,
     "user_inter_num_interval": "[3,inf)",
     "show_progress": False,
 }

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.files import ArtifactStore, digest, write_bytes, write_json
+
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_write_that_fails_leaves_what_was(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a" / "file"
+    write_bytes(path, b"old")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(code, "injected")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RecboleRaError, match=f"{path}: no (space left|permission)"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_other_faults_are_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotADirectoryError):
+        write_bytes(tmp_path / "file" / "below", b"")
+
+
+def test_json_is_sorted(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": [2]})
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": [\n    2\n  ],\n  "b": 1\n}\n'
+
+
+def test_digests_know_content_and_not_order() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    different = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": 1.5}, {"a": [1]}, {"a": None}, {}, []]
+    assert len({digest(content) for content in different}) == len(different)
+
+
+def test_an_artifact_is_found_when_it_is_finished(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    assert store.find("bank", KEY) is None
+    (store.start("bank", KEY, resume=False) / "data").write_text("x")
+    assert store.find("bank", KEY) is None
+    folder = store.finish("bank", KEY, {"seed": 1})
+    assert store.find("bank", KEY) == folder
+    assert (folder / "data").read_text() == "x"
+    assert json.loads((folder / "manifest.json").read_text())["inputs"] == {"seed": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
+
+
+def test_only_resumed_work_keeps_what_was_begun(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    (store.start("bank", KEY, resume=False) / "begun").write_text("x")
+    assert (store.start("bank", KEY, resume=True) / "begun").exists()
+    assert not (store.start("bank", KEY, resume=False) / "begun").exists()
+
+
+def test_a_finished_artifact_is_replaced_whole(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    (store.start("bank", KEY, resume=False) / "old").write_text("x")
+    store.finish("bank", KEY, {})
+    (store.start("bank", KEY, resume=False) / "new").write_text("x")
+    folder = store.finish("bank", KEY, {})
+    assert sorted(entry.name for entry in folder.iterdir()) == ["manifest.json", "new"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"key": "other"}', b"\xff\xfe"])
+def test_a_damaged_or_foreign_manifest_is_not_trusted(content: bytes, tmp_path: Path) -> None:
+    """The folder's name holds the first 16 digits only; the manifest names the whole key."""
+    store = ArtifactStore(tmp_path)
+    store.start("bank", KEY, resume=False)
+    folder = store.finish("bank", KEY, {})
+    (folder / "manifest.json").write_bytes(content)
+    assert store.find("bank", KEY) is None
+    assert store.find("bank", KEY[:16] + "f" * 48) is None
