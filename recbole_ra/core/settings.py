@@ -97,7 +97,7 @@ class OptimSettings:
     """Optimisation beyond RecBole's own settings."""
 
     ema_decay: float = setting(
-        0.0,
+        0.998,
         "a running average of the weights is validated and kept: its decay a step, 0 = off",
         low=0,
         high=0.99999,
@@ -141,7 +141,7 @@ class RaftSettings:
     )
     raft_epochs: int = setting(100, "most epochs of fine-tuning", low=1)
     raft_batch_size: int = setting(1024, "targets a step of fine-tuning", low=1)
-    raft_learning_rate: float = setting(1e-3, "learning rate of fine-tuning", low=0)
+    raft_learning_rate: float = setting(3e-3, "learning rate of fine-tuning", low=0)
     raft_stopping_step: int = setting(
         5, "epochs without a better validation result before fine-tuning stops", low=0
     )
