@@ -91,16 +91,17 @@ def run(
     show = bool(config["show_progress"])
     trim = backbone.trim
     valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, trim), show)
+    memories = len(raft.recommender.bank)
     if config.bank.extend_with_validation:
         extend_bank(state, backbone, raft.recommender)
     test = _rank(raft.trainer.rank, state.evaluation(splits.test, trim), show)
     state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
     facts = {
-        "memories": len(memory.bank),
+        "memories": memories,
+        "memories_at_test": len(raft.recommender.bank),
         "source": config.bank.memory_source,
         "index": config.bank.index_type,
         "scope": config.bank.memory_scope,
-        "extended_with_validation": config.bank.extend_with_validation,
     }
     return _finish(state, valid, test, base_valid, base_test, facts)
 
