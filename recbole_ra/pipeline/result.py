@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,16 +59,28 @@ class Result:
             rows.update({f"{backbone} {name}": values for name, values in self.backbone_test.items()})
         return render(metrics_table(rows))
 
-    def save(self, folder: Path, metric: str) -> None:
+    def save(self, folder: Path, metric: str, *, bigger: bool) -> None:
         """Write ``result.json``, ``table.txt`` and ``learning_curve.png`` into a folder."""
         self.folder = str(folder)
         write_json(folder / "result.json", asdict(self))
         write_bytes(folder / "table.txt", self.table().encode())
         if self.history:
-            title = f"{self.model} on {self.dataset}"
             learning_curve(
-                self.history, folder / "learning_curve.png", metric=metric, best_epoch=None, title=title
+                self.history,
+                folder / "learning_curve.png",
+                metric=metric,
+                best_epoch=self.best_epochs(metric, bigger=bigger),
+                title=f"{self.model} on {self.dataset}",
             )
+
+    def best_epochs(self, metric: str, *, bigger: bool) -> dict[str, int]:
+        """The selected epoch of each stage: the last of the best, as RecBole's early stopping keeps it."""
+        best: dict[str, tuple[float, int]] = {}
+        for entry in self.history:
+            value = entry[metric] if bigger else -entry[metric]
+            if value >= best.get(entry["stage"], (-math.inf, 0))[0]:
+                best[entry["stage"]] = (value, entry["epoch"])
+        return {stage: epoch for stage, (_, epoch) in best.items()}
 
     @classmethod
     def load(cls, folder: Path) -> Result:

@@ -169,7 +169,7 @@ def _finish(
         memory=memory,
     )
     folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
-    result.save(folder, str(config["valid_metric"]).lower())
+    result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
     state.say(f"result: {folder}")
     return result
 
