@@ -21,7 +21,6 @@ from recbole_ra.nn.fusion import Fusion
 from recbole_ra.nn.losses import bpr, full_softmax
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Neighbours, find_neighbours
-from recbole_ra.sequences.table import IntArray
 
 
 @dataclass
@@ -191,20 +190,28 @@ class AugmentedRecommender(Recommender):
 
 
 class RaftBatches:
-    """Random batches over rows whose states and neighbours are constants (frozen backbone).
+    """Random batches of fine-tuning.
 
     Parameters
     ----------
-    retrieved : Retrieved
-        All training rows.
+    start_epoch : callable
+        Called at the start of each epoch; returns what turns rows, shape [b], into a query. With a
+        frozen backbone that is a look-up in a :class:`Retrieved` of all rows.
     targets : int64 Tensor, shape [rows]
     batch_size, seed : int
     """
 
     shuffle = True
 
-    def __init__(self, retrieved: Retrieved, targets: Tensor, *, batch_size: int, seed: int) -> None:
-        self.retrieved = retrieved
+    def __init__(
+        self,
+        start_epoch: Callable[[], Callable[[Tensor], Any]],
+        targets: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.start_epoch = start_epoch
         self.targets = targets
         self.batch_size = batch_size
         self.seed = seed
@@ -214,10 +221,11 @@ class RaftBatches:
         return -(-len(self.targets) // self.batch_size)
 
     def __iter__(self) -> Iterator[RaftBatch]:
-        order = shuffled(len(self.targets), self.seed, self.epoch)
+        query = self.start_epoch()
+        order = torch.from_numpy(stream(self.seed, "raft", self.epoch).permutation(len(self.targets)))
         self.epoch += 1
         for rows in torch.split(order, self.batch_size):
-            yield RaftBatch(self.retrieved[rows], self.targets[rows])
+            yield RaftBatch(query(rows), self.targets[rows])
 
 
 @dataclass
@@ -239,54 +247,3 @@ class EncodedQuery:
         return EncodedQuery(
             self.recommender, self.interaction.to(device), self.ids.to(device), self.valid.to(device)
         )
-
-
-class EncodedBatches:
-    """Random batches of histories; neighbours are found anew at the start of each epoch.
-
-    Parameters
-    ----------
-    recommender : AugmentedRecommender
-    refresh : callable
-        Encodes all rows, gives the recommender a fresh bank, returns each row's neighbours.
-    cut : callable
-        Makes the ``Interaction`` of some rows.
-    targets : int64 Tensor, shape [rows]
-    batch_size, seed : int
-    """
-
-    shuffle = True
-
-    def __init__(
-        self,
-        recommender: AugmentedRecommender,
-        refresh: Callable[[], Retrieved],
-        cut: Callable[[IntArray], Any],
-        targets: Tensor,
-        *,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self.recommender = recommender
-        self.refresh = refresh
-        self.cut = cut
-        self.targets = targets
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-len(self.targets) // self.batch_size)
-
-    def __iter__(self) -> Iterator[RaftBatch]:
-        found = self.refresh()
-        order = shuffled(len(self.targets), self.seed, self.epoch)
-        self.epoch += 1
-        for rows in torch.split(order, self.batch_size):
-            query = EncodedQuery(self.recommender, self.cut(rows.numpy()), found.ids[rows], found.valid[rows])
-            yield RaftBatch(query, self.targets[rows])
-
-
-def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
-    """The order of training rows in an epoch of fine-tuning, shape [rows]."""
-    return torch.from_numpy(stream(seed, "raft", epoch).permutation(rows))

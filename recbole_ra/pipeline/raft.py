@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedBatches, RaftBatches, Retrieved
+from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedQuery, RaftBatches
 from recbole_ra.bridge.loaders import cut_rows
 from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import build_fusion, seed_everything, stage_config
@@ -63,21 +66,22 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
         on_epoch=run.after_epoch,
     )
     if found is None:
-        batches: Any
         cached = None
+        start_epoch: Callable[[], Callable[[Tensor], Any]]
         if everything:
-            batches = refreshed_batches(run, recommender, backbone.trim)
+            start_epoch = functools.partial(search_anew, run, recommender, backbone.trim)
         else:
-            device = config.torch_device
-            batches = RaftBatches(
-                retrieve_rows(run, memory, memory.train_states, run.train_rows).to(device),
-                torch.from_numpy(run.train_rows.targets).to(device),
-                batch_size=config.raft.raft_batch_size,
-                seed=config.seed_value,
-            )
+            rows = retrieve_rows(run, memory, memory.train_states, run.train_rows).to(config.torch_device)
+            start_epoch = lambda: rows.__getitem__  # noqa: E731
             if len(run.splits.valid):
                 states = encode_rows(run, base, run.splits.valid, backbone.trim)
                 cached = retrieve_rows(run, memory, states, run.splits.valid.prefixes)
+        batches = RaftBatches(
+            start_epoch,
+            torch.from_numpy(run.train_rows.targets),
+            batch_size=config.raft.raft_batch_size,
+            seed=config.seed_value,
+        )
         train_stage(run, trainer, batches, run.splits.valid, backbone.trim, cached)
         folder = run.store.finish("raft", key, content)
         trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
@@ -92,21 +96,16 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
     return Raft(recommender, trainer)
 
 
-def refreshed_batches(run: Run, recommender: AugmentedRecommender, trim: bool) -> EncodedBatches:
-    """Batches for fine-tuning everything: keys go stale, so each epoch encodes and searches again."""
+def search_anew(run: Run, recommender: AugmentedRecommender, trim: bool) -> Callable[[Tensor], EncodedQuery]:
+    """Where the backbone learns too, keys go stale: encode all rows and search their neighbours again."""
+    states = encode_rows(run, recommender.base, run.splits.train, trim)
+    bank = build_bank(run, recommender.base, states, trim)
+    recommender.set_bank(bank)
+    recommender.train()
+    found = retrieve_rows(run, Memory(bank, "", states), states, run.train_rows)
 
-    def refresh() -> Retrieved:
-        states = encode_rows(run, recommender.base, run.splits.train, trim)
-        bank = build_bank(run, recommender.base, states, trim)
-        recommender.set_bank(bank)
-        recommender.train()
-        return retrieve_rows(run, Memory(bank, "", states), states, run.train_rows)
+    def query(rows: Tensor) -> EncodedQuery:
+        interaction = cut_rows(run.splits.train, rows.numpy(), run.fields, trim=trim)
+        return EncodedQuery(recommender, interaction, found.ids[rows], found.valid[rows])
 
-    return EncodedBatches(
-        recommender,
-        refresh,
-        lambda rows: cut_rows(run.splits.train, rows, run.fields, trim=trim),
-        torch.from_numpy(run.train_rows.targets),
-        batch_size=run.config.raft.raft_batch_size,
-        seed=run.config.seed_value,
-    )
+    return query

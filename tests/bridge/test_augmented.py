@@ -128,7 +128,7 @@ def test_batches_hold_every_row_once_and_can_be_resumed() -> None:
     retrieved = Retrieved(rows.float()[:, None], rows[:, None], torch.ones(n, 1, dtype=torch.bool))
 
     def epochs(first: int, count: int, seed: int = 0) -> list[list[list[int]]]:
-        batches = RaftBatches(retrieved, rows, batch_size=8, seed=seed)
+        batches = RaftBatches(lambda: retrieved.__getitem__, rows, batch_size=8, seed=seed)
         assert len(batches) == 7
         batches.epoch = first
         made = []
