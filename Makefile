@@ -35,7 +35,7 @@ setup-tune: setup ## add Ray and Optuna, for sweeps
 	@$(PIP) install --no-warn-conflicts --requirement requirements-tune.txt
 
 demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)
-	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k $(ARGS)
+	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 $(ARGS)
 
 test: setup ## quick tests (ARGS=... is passed on to pytest)
 	$(RUN) -m pytest -q $(ARGS)
