@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import DataError, nearest
+from recbole_ra.core.files import replacing
 
 _LOSS, _METRIC, _GREY = "#3b6fb6", "#d1662b", "#5a5a5a"
 _DPI = 150
@@ -75,13 +75,8 @@ def learning_curve(
         axes.set_title(stage, fontsize=10, color=_GREY)
         _draw_stage(axes, entries, metric, best_epoch.get(stage))
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            figure.savefig(file, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png")
 
 
 def _draw_stage(left: Axes, entries: Sequence[Epoch], metric: str, best: int | None) -> None:

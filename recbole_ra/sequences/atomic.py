@@ -7,9 +7,7 @@ reads the file once in vectorised blocks; only when that fails does it go line b
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
+from recbole_ra.core.files import replacing
 
 TYPES = ("token", "float", "token_seq", "float_seq")
 """Every column type that RecBole knows."""
@@ -103,17 +102,6 @@ def write_inter(frame: pd.DataFrame, path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(header.encode())
         arrow_csv.write_csv(pa.table(columns, names=names), file, options)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the same directory that becomes ``path`` only if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_readable(path: Path) -> None:
