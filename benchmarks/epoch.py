@@ -45,7 +45,7 @@ def our_epoch(config: RaConfig, folder: Path) -> tuple[float, float]:
     splits = Splits.load(config)
     seed_everything(config)
     base = build_base(config, splits)
-    batches = train_batches(config, splits, base.own)
+    batches = train_batches(config, splits, base.own, splits.train)
     prepared = perf_counter() - started
     trainer = RaTrainer(
         config,

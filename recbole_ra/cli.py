@@ -1,4 +1,4 @@
-"""The command line: RecBole's way (``--key=value``), and ``prepare`` for raw data.
+"""The command line: RecBole's way (``--key=value``), ``prepare`` for raw data, ``regenerate`` to export.
 
 Exit codes: 0 done, 2 a mistake that the message tells how to mend, 130 interrupted.
 """
@@ -15,8 +15,11 @@ from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 
+PATHS = ("backbone_checkpoint", "regenerator_checkpoint", "regenerate", "export_dir")
+
 USAGE = """\
 usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=value ...]
+       recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
 
 Trains, selects on validation, and tests once. Every setting of RecBole and of ours is --key=value;
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if words[0] == "prepare":
             return prepare(words[1:])
+        if words[0] == "regenerate":
+            return train(regenerate_words(words[1:]))
         return train(words)
     except RecboleRaError as error:
         print(f"recbole-ra: {error}", file=sys.stderr)
@@ -58,6 +63,28 @@ def train(words: Sequence[str]) -> int:
     result = run(settings.pop("model", None), settings.pop("dataset", None), files, **settings)
     print(result.table())
     return 0
+
+
+def regenerate_words(words: Sequence[str]) -> list[str]:
+    """``regenerate --out=FOLDER …`` as the run that it stands for.
+
+    Raises
+    ------
+    SettingsError
+        If there is no ``--out``, or a model is named.
+    """
+    from recbole_ra.models.registry import REGENERATOR
+
+    names = [word.partition("=")[0] for word in words]
+    if "--out" not in names:
+        raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
+    if "--model" in names:
+        raise SettingsError(
+            "regenerate: --model is not taken; to train a model on regenerated data, use "
+            "--model=NAME --regenerate=dr4sr"
+        )
+    renamed = ["--export_dir" + word[5:] if word.partition("=")[0] == "--out" else word for word in words]
+    return [f"--model={REGENERATOR}", *renamed]
 
 
 def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -91,7 +118,7 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             files.extend(text.replace(",", " ").split())
             continue
         value = parse_value(text) if equals else True
-        if key in ("model", "dataset", "data_path", "output_dir", "checkpoint_dir", "backbone_checkpoint"):
+        if key in ("model", "dataset", "data_path", "output_dir", "checkpoint_dir", *PATHS):
             value = text or None
         if key in settings and settings[key] != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
@@ -156,6 +183,7 @@ def help_text() -> str:
     lines = [USAGE]
     lines.append("models (each also with Ra before it: the retrieval-augmented recommender over it)")
     lines.extend(_wrapped(available_backbones()))
+    lines.append("\nand DR4SR, which makes a regenerated data set (the same as the command regenerate)")
     lines.append("\ndata sets with settings of their own (any other folder of atomic files works too)")
     lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
     for settings in OUR_SETTINGS:

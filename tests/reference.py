@@ -6,8 +6,11 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def mine(sequences: Sequence[Sequence[int]], window: int, min_support: int, max_length: int) -> dict:
@@ -68,3 +71,99 @@ def prefix_rows(sequences: Sequence[Sequence[int]], max_length: int) -> list[tup
         for s, sequence in enumerate(sequences)
         for position in range(1, len(sequence))
     ]
+
+
+def contained(sequences: Sequence[Sequence[int]], patterns: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Every (sequence, pattern) where the pattern's items occur in the sequence in order, any gaps."""
+    found = []
+    for s, sequence in enumerate(sequences):
+        for p, pattern in enumerate(patterns):
+            rest = iter(sequence)
+            if all(item in rest for item in pattern):
+                found.append((s, p))
+    return found
+
+
+def unite(rows: Sequence[tuple], copies: int) -> list[tuple]:
+    """Regenerated data of (origin, user, latent, items) rows, originals first: equal later ones dropped."""
+    kept: list[tuple] = []
+    for row in rows:
+        origin, _, _, items = row
+        if len(items) >= 2 and (origin == 0 or all(items != earlier[3] for earlier in kept)):
+            kept.append(row)
+    originals = [row for row in kept if row[0] == 0]
+    return originals * (copies - 1) + kept
+
+
+def attend(layer: Any, x: Tensor, memory: Tensor, *, causal: bool = False) -> Tensor:
+    """One sequence [T, D] attends another [L, D] by the weights of a ``PackedAttention``, head by head."""
+    q, k, v = layer.query(x), layer.key(memory), layer.value(memory)
+    width = x.shape[1] // layer.n_heads
+    heads = []
+    for h in range(layer.n_heads):
+        part = slice(h * width, (h + 1) * width)
+        scores = q[:, part] @ k[:, part].T / math.sqrt(width)
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+        heads.append(scores.softmax(1) @ v[:, part])
+    return layer.norm(x + layer.out(torch.cat(heads, 1)))
+
+
+def encode(encoder: Any, x: Tensor, *, causal: bool = False) -> Tensor:
+    """One sequence [L, D] through an ``Encoder``."""
+    for attention, feed_forward in zip(encoder.attentions, encoder.feed_forwards, strict=True):
+        x = feed_forward(attend(attention, x, x, causal=causal))
+    return x
+
+
+def latent_memories(model: Any, source: Sequence[int], *, causal: bool = False) -> list[Tensor]:
+    """The memory of one source in each latent space of a regenerator, [L, D] each."""
+    vectors = model.items.weight[list(source)] + model.source_positions.weight[: len(source)]
+    memory = encode(model.encoder, model.source_norm(vectors), causal=causal)
+    if model.latents is None:
+        return [memory]
+    inner = torch.relu(model.latents.inner(memory)).chunk(model.n_latents, 1)
+    outer = model.latents.outer.weight.chunk(model.n_latents, 1)
+    return [inner[p] @ outer[p].T + model.latents.bias[p] for p in range(model.n_latents)]
+
+
+def decoder_states(model: Any, memory: Tensor, tokens: Sequence[int]) -> Tensor:
+    """States after each token of one sequence, all layers made anew, [tokens, D]."""
+    x = model.target_norm(model.items.weight[list(tokens)] + model.target_positions.weight[: len(tokens)])
+    decoder = model.decoder
+    layers = zip(decoder.attentions, decoder.memory_attentions, decoder.feed_forwards, strict=True)
+    for attention, memory_attention, feed_forward in layers:
+        x = feed_forward(attend(memory_attention, attend(attention, x, x, causal=True), memory))
+    return x
+
+
+def pair_loss(model: Any, source: Sequence[int], pattern: Sequence[int], tau: float) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of one pair, and entropy of its choice; all logits, -inf outside the source."""
+    memories = latent_memories(model, source, causal=model.causal_encoder)
+    choice = torch.ones(1, dtype=memories[0].dtype)
+    if model.promoter is not None:
+        places = model.target_positions.weight[1 : len(pattern) + 1]
+        read = model.target_norm(model.items.weight[list(pattern)] + places)
+        choice = (model.promoter.head(encode(model.promoter.encoder, read).mean(0)) / tau).softmax(0)
+    memory = sum(weight * part for weight, part in zip(choice, memories, strict=True))
+    begin, end = model.n_items, model.n_items + 1
+    logits = decoder_states(model, memory, [begin, *pattern]) @ model.items.weight.T
+    allowed = torch.full_like(logits, -torch.inf)
+    allowed[:, [*source, end]] = 0
+    wanted = torch.tensor([*pattern, end])
+    loss = torch.nn.functional.cross_entropy(logits + allowed, wanted, reduction="sum")
+    return loss, -(choice * choice.log()).sum()
+
+
+def decode_one(model: Any, source: Sequence[int], space: int, coins: Sequence[bool]) -> list[int]:
+    """Decode one source in one latent space, step by step, scoring every item at every step."""
+    memory, produced = latent_memories(model, source)[space], []
+    begin, end = model.n_items, model.n_items + 1
+    for generative in coins:
+        scores = decoder_states(model, memory, [begin, *produced])[-1] @ model.items.weight.T
+        allowed = set(range(1, model.n_items)) if generative else set(source)
+        best = max([*sorted(allowed - set(produced)), end], key=scores.tolist().__getitem__)
+        if best == end:
+            break
+        produced.append(best)
+    return produced

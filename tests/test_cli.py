@@ -177,6 +177,47 @@ def test_a_run_ends_in_a_table(data: Callable[[str], Path], capsys: pytest.Captu
     assert "training targets" in said.err
 
 
+QUICK_REGENERATION = [
+    *("--epochs=1", "--hidden_size=16", "--inner_size=16", "--use_gpu=false"),
+    *("--teacher_epochs=1", "--regenerator_epochs=1", "--regenerator_width=16", "--regenerator_layers=1"),
+]
+
+
+def test_regenerate_makes_what_a_run_trains_on(
+    data: Callable[[str], Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data(good())
+    words = ["regenerate", "--dataset=shop", "--out=dataset/shop-dr4sr", *QUICK_REGENERATION]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    assert "regenerated" in table
+    assert "space 4" in table
+    assert (tmp_path / "dataset" / "shop-dr4sr" / "shop-dr4sr.train.inter").is_file()
+    assert "--overwrite" in refusal(capsys, *words)
+    trained = ["--model=SASRec", "--dataset=shop", "--regenerate=dataset/shop-dr4sr", *QUICK_REGENERATION]
+    assert main(trained) == 0
+    assert "unmasked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--dataset=shop"], "--out is missing"),
+        (["--dataset=shop", "--out=x", "--model=SASRec"], "--model is not taken"),
+        (["--dataset=shop", "--out=x", "--gamma=2"], "gamma=2 must be between 0 and 1"),
+        (["--dataset=shop", "--out=x", "--n_latents=0"], "n_latents=0 must be >= 1"),
+        (["--dataset=shop", "--out=x", "--diversity=perhaps"], "diversity='perhaps' must be true or false"),
+        (["--dataset=shop", "--out=x", "--min_support=400"], "no pattern occurs in 400 sequences"),
+    ],
+)
+def test_regenerate_refuses(
+    words: list[str], expected: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(good())
+    assert expected in refusal(capsys, "regenerate", *words, *QUICK_REGENERATION)
+    assert not Path("x").exists()
+
+
 def test_prepare_makes_what_a_run_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,17 @@ from recbole_ra.core.settings import (
     BankSettings,
     FeedSettings,
     OptimSettings,
+    PatternSettings,
     RaftSettings,
+    RegenerationSettings,
     RunSettings,
     raise_problems,
     read,
 )
-from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
+from recbole_ra.models.registry import BACKBONES, REGENERATOR, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
+from recbole_ra.sequences.table import Origin
+
+REGENERATIONS = ("none", "dr4sr", "patterns")
 
 # Keys that RecBole reads although no default file or argument list of its names them.
 EXTRA_KEYS = frozenset(
@@ -135,7 +140,8 @@ class RaConfig(Config):
             missing = "--model" if not model else "--dataset"
             raise SettingsError(f"{missing} is missing; for example: --model=RaSASRec --dataset=ml-100k")
         self.backbone = backbone_name(model)
-        self.augmented = self.backbone != model
+        self.only_regenerates = model == REGENERATOR
+        self.augmented = self.backbone != model and not self.only_regenerates
         chosen.update(model=model, dataset=dataset)
         self._user_keys = frozenset(chosen)
         try:
@@ -146,6 +152,10 @@ class RaConfig(Config):
         problems: list[str] = []
         self.feed = read(FeedSettings, self.final_config_dict, problems)
         self.optim = read(OptimSettings, self.final_config_dict, problems)
+        self.patterns = read(PatternSettings, self.final_config_dict, problems)
+        self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
+        if self.only_regenerates and "regenerate" not in self._user_keys:
+            self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
         self.run = read(RunSettings, self.final_config_dict, problems)
@@ -246,8 +256,37 @@ class RaConfig(Config):
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
             if problem not in problems:
                 problems.append(problem)
+        problems.extend(self._regeneration_problems())
         if self.backbone in BACKBONES and final.get("hidden_act", "gelu") != "gelu":
             problems.append(f"hidden_act={final['hidden_act']!r}: {self.backbone} uses gelu only")
+
+    def _regeneration_problems(self) -> Iterator[str]:
+        """What is wrong with the settings of regeneration as a whole."""
+        regeneration, known = self.regeneration, [origin.name.lower() for origin in Origin]
+        kind = regeneration.regenerate
+        if kind not in REGENERATIONS and not Path(kind).exists():
+            names = ", ".join(REGENERATIONS)
+            yield f"regenerate={kind!r} is neither {names} nor a file{nearest(kind, REGENERATIONS)}"
+        if self.only_regenerates and kind not in ("dr4sr", "patterns"):
+            yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
+        for origin in regeneration.origins:
+            if origin not in known:
+                yield (
+                    f"regenerate_origins: unknown origin {origin!r}{nearest(origin, known)}; "
+                    f"known: {'+'.join(known)}"
+                )
+        if regeneration.regenerator_width % regeneration.regenerator_heads:
+            yield (
+                f"regenerator_width={regeneration.regenerator_width} is not divisible by "
+                f"regenerator_heads={regeneration.regenerator_heads}; choose a divisor"
+            )
+        if regeneration.gumbel_tau_min > regeneration.gumbel_tau:
+            yield (
+                f"gumbel_tau_min={regeneration.gumbel_tau_min} is above "
+                f"gumbel_tau={regeneration.gumbel_tau}, but the temperature falls"
+            )
+        if self.bank.memory_data == "regenerated" and kind == "none":
+            yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
 
     @property
     def torch_device(self) -> torch.device:

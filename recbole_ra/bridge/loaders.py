@@ -67,13 +67,17 @@ class _SeededTrainDataLoader(TrainDataLoader):
         return super().__iter__()
 
 
-def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None) -> Any:
-    """Batches for training a backbone: of ours, or RecBole's own loader for a model of RecBole's."""
+def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, train: CompactDataset) -> Any:
+    """Batches for training a backbone: of ours, or RecBole's own loader for a model of RecBole's.
+
+    ``train`` is the training split or what was regenerated from it; negative samples avoid what the
+    user has in the original one.
+    """
     if backbone is None:
         sampler, _, _ = create_samplers(config, splits.whole, [splits.train, splits.valid, splits.test])
-        return _SeededTrainDataLoader(config, splits.train, sampler, shuffle=config["shuffle"])
+        return _SeededTrainDataLoader(config, train, sampler, shuffle=config["shuffle"])
     return VisitBatches(
-        splits.train.prefixes,
+        train.prefixes,
         batch_size=config["train_batch_size"],
         positions_per_visit=config.feed.positions_per_visit if backbone.causal else 1,
         n_groups=config.feed.length_groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ from recbole_ra.sequences.prefixes import Prefixes
 
 # Models whose constructor reads padded histories from the data set itself.
 READS_EXPANDED_ROWS = frozenset({"FEARec"})
+
+# How the SASRec is trained whose item vectors a regenerator starts from.
+TEACHER = {"learning_rate": 1e-3, "train_batch_size": 2048, "learner": "adam", "weight_decay": 0.0}
 
 
 def seed_everything(config: RaConfig) -> None:
@@ -105,6 +109,18 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
             stopping_step=config.raft.raft_stopping_step,
             train_batch_size=config.raft.raft_batch_size,
         )
+    elif stage == "teacher":  # the same whatever model is trained later
+        own.final_config_dict.update(TEACHER)
+        own.final_config_dict.update(epochs=config.regeneration.teacher_epochs)
+    elif stage == "regenerator":
+        own.final_config_dict.update(
+            epochs=config.regeneration.regenerator_epochs,
+            learning_rate=config.regeneration.regenerator_learning_rate,
+            train_batch_size=config.regeneration.regenerator_batch_size,
+            weight_decay=0.0,
+            eval_step=1,
+        )
+        own.optim = dataclasses.replace(config.optim, ema_decay=0.0)
     return own
 
 

@@ -75,8 +75,10 @@ class RaTrainer(Trainer):
         self.on_epoch = on_epoch
         self.saved_model_file = str(folder / "best.pt")
         self.history: list[dict[str, float]] = []
+        self._last_result: dict[str, float] = {}
         self._epoch_seconds = 0.0
         self._steps = 1
+        self._validates = True
 
     @property
     def last_file(self) -> Path:
@@ -92,10 +94,14 @@ class RaTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> Any:
-        """Train until early stopping; a run that was already finished is left as it is."""
+        """Train until early stopping; a run that was already finished is left as it is.
+
+        Without validation data every epoch runs and the last is kept.
+        """
         if self.history and (self.cur_step > self.stopping_step or self.start_epoch >= self.epochs):
             return self.best_valid_score, self.best_valid_result
         train_data.epoch = self.start_epoch
+        self._validates = bool(valid_data)
         if not isinstance(train_data, AbstractDataLoader):
             train_data.dataset = self.train_dataset
 
@@ -176,6 +182,9 @@ class RaTrainer(Trainer):
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
         with self._selected_weights():
             save_checkpoint(path, self._state(epoch))
+        if not self._validates:
+            self._last_result = {}
+            self._after_epoch(epoch)
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Continue from a checkpoint as if there had been no break."""

@@ -120,8 +120,71 @@ class BankSettings:
         "any", "past: only memories older than the query's target", choices=("any", "past")
     )
     extend_with_validation: bool = setting(True, "add the validation pairs to the bank before the test")
+    memory_data: str = setting(
+        "original", "training data that is remembered", choices=("original", "regenerated")
+    )
+
+
+@dataclass(frozen=True)
+class PatternSettings:
+    """Mining of frequent patterns, for the bank and for regeneration (docs/method.md, section 1.1)."""
+
     window: int = setting(5, "positions that a mined pattern spans at most", low=2)
     min_support: int = setting(2, "sequences that must hold a mined pattern", low=1)
+
+
+@dataclass(frozen=True)
+class RegenerationSettings:
+    """Regeneration of the training data, DR4SR (docs/method.md, section 1)."""
+
+    regenerate: str = setting(
+        "none", "training data: none, dr4sr, patterns, or what `recbole-ra regenerate` wrote"
+    )
+    regenerate_origins: str = setting(
+        "original+pattern+regenerated", "rows of which origin train, joined by +"
+    )
+    original_copies: int = setting(1, "how often the originals stand in the union", low=1)
+    pairs_per_sequence: int = setting(10, "patterns paired with a sequence at most", low=1)
+    n_latents: int = setting(5, "latent spaces of the regenerator (P)", low=1)
+    diversity: bool = setting(True, "off: a plain Transformer without latent spaces and promoter")
+    gamma: float = setting(0.5, "probability that a decoding step may take any item", low=0, high=1)
+    hybrid: str = setting(
+        "coin", "released: two restrictive steps, then generative ones only", choices=("coin", "released")
+    )
+    decode_length: int = setting(25, "items of a decoded sequence at most", low=2)
+    fidelity_rank: int = setting(
+        0, "keep a decoded item only if SASRec ranks it this high after those before it; 0 = off", low=0
+    )
+    encoder_mask: str = setting(
+        "none", "released: a causal mask while training only", choices=("none", "released")
+    )
+    regenerator_width: int = setting(64, "width of the regenerator and of the SASRec it starts from", low=1)
+    regenerator_layers: int = setting(2, "its blocks, in encoder and in decoder", low=1)
+    regenerator_heads: int = setting(2, "its attention heads", low=1)
+    regenerator_inner: int = setting(256, "its width inside the feed-forward networks", low=1)
+    regenerator_dropout: float = setting(0.5, "its dropout", low=0, high=1)
+    regenerator_epochs: int = setting(40, "epochs of its training", low=1)
+    regenerator_batch_size: int = setting(256, "pairs a step of its training", low=1)
+    regenerator_learning_rate: float = setting(1e-3, "learning rate of its training", low=0)
+    regenerator_schedule: str = setting(
+        "cosine",
+        "learning rate; released: a cosine of steps whose period is counted in epochs",
+        choices=("cosine", "constant", "released"),
+    )
+    regenerator_dev_share: float = setting(
+        0.05, "share of the training users whose pairs select its epoch; 0 = keep the last", low=0, high=0.5
+    )
+    regenerator_checkpoint: str | None = setting(None, "a trained regenerator to use instead of training one")
+    entropy_weight: float = setting(1.0, "weight of the term that pushes a pattern into one space", low=0)
+    gumbel_tau: float = setting(1.0, "temperature of its choice of a space, at the start", low=1e-6)
+    gumbel_tau_min: float = setting(0.1, "and at the end", low=1e-6)
+    gumbel_decay: float = setting(0.995, "factor of the temperature a step", low=1e-6, high=1)
+    teacher_epochs: int = setting(20, "epochs of the SASRec whose item vectors it starts from", low=1)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Names of the origins that take part."""
+        return tuple(self.regenerate_origins.lower().split("+"))
 
 
 @dataclass(frozen=True)
@@ -152,9 +215,21 @@ class RunSettings:
     """Where a run reads and writes."""
 
     output_dir: str = setting("runs", "folder that receives one folder a run")
+    export_dir: str | None = setting(
+        None, "where a regenerated data set is written (model DR4SR: by default below the run's folder)"
+    )
+    overwrite: bool = setting(False, "replace what lies at export_dir")
     backbone_checkpoint: str | None = setting(None, "a trained backbone to use instead of training one")
     resume: bool = setting(False, "continue a killed run from its last finished epoch")
     reuse: bool = setting(True, "use the results of stages whose inputs have not changed")
 
 
-OUR_SETTINGS = (FeedSettings, OptimSettings, BankSettings, RaftSettings, RunSettings)
+OUR_SETTINGS = (
+    FeedSettings,
+    OptimSettings,
+    PatternSettings,
+    RegenerationSettings,
+    BankSettings,
+    RaftSettings,
+    RunSettings,
+)

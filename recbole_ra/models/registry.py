@@ -1,7 +1,7 @@
 """Which names ``--model`` takes.
 
-A name is a backbone of ours, a sequential model that RecBole ships, or ``Ra`` before either of
-them: the retrieval-augmented recommender over that backbone.
+A name is a backbone of ours, a sequential model that RecBole ships, ``Ra`` before either of them
+(the retrieval-augmented recommender over that backbone), or the regenerator of data sets.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ SEQUENTIAL_MODELS_OF_RECBOLE = (
 ).split()
 
 
+REGENERATOR = "DR4SR"
+"""The model that makes a regenerated data set and ranks nothing; it starts from SASRec's item vectors."""
+
+
 def backbone_name(model: str) -> str:
     """The backbone that a model name stands for: ``RaGRU4Rec`` -> ``GRU4Rec``.
 
@@ -26,9 +30,11 @@ def backbone_name(model: str) -> str:
     SettingsError
         If there is no such model.
     """
+    if model == REGENERATOR:
+        return "SASRec"
     known = [*BACKBONES, *SEQUENTIAL_MODELS_OF_RECBOLE]
     for name in (model, model.removeprefix("Ra")):
         if name in known:
             return name
-    every = [*known, *(f"Ra{name}" for name in known)]
+    every = [*known, *(f"Ra{name}" for name in known), REGENERATOR]
     raise SettingsError(f"unknown model '{model}'{nearest(model, every)}; --help lists all")

@@ -39,7 +39,7 @@ class Backbone:
 
 
 def backbone_stage(run: Run) -> Backbone:
-    """Train the backbone, or reuse or load one."""
+    """Train the backbone on the original or the regenerated training split, or reuse or load one."""
     config, started = run.config, perf_counter()
     seed_everything(config)
     base = build_base(config, run.splits)
@@ -57,7 +57,8 @@ def backbone_stage(run: Run) -> Backbone:
         run.reused.append("backbone")
         run.say(f"backbone: loaded {path}")
     else:
-        key, content = train_key(run, "backbone")
+        inputs = {} if run.regenerated is None else {"training": run.regenerated.table.fingerprint()}
+        key, content = train_key(run, "backbone", **inputs)
         found = run.reuse("backbone", key)
         folder = found or run.store.start("backbone", key, resume=config.run.resume)
     trainer = RaTrainer(
@@ -73,7 +74,8 @@ def backbone_stage(run: Run) -> Backbone:
         trainer.saved_model_file = str(Path(config.run.backbone_checkpoint))
         trainer.history = content["history"]
     elif found is None:
-        train_stage(run, trainer, train_batches(config, run.splits, base.own), run.splits.valid, trim)
+        batches = train_batches(config, run.splits, base.own, run.training)
+        train_stage(run, trainer, batches, run.evaluation(run.splits.valid, trim))
         folder = run.store.finish("backbone", key, content)
         trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
     else:

@@ -13,6 +13,7 @@ import torch
 from recbole_ra.bridge.augmented import AugmentedRecommender, Retrieved
 from recbole_ra.bridge.loaders import cut_rows
 from recbole_ra.bridge.recommenders import Recommender
+from recbole_ra.bridge.regenerated import RegeneratedDataset
 from recbole_ra.bridge.setup import pattern_interaction
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import digest
@@ -21,6 +22,7 @@ from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import find_neighbours
 from recbole_ra.sequences.prefixes import Prefixes
+from recbole_ra.sequences.table import Origin
 
 
 @torch.no_grad()
@@ -63,9 +65,9 @@ class Memory:
 def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
     """Encode the training rows and build the memory bank, or reuse both."""
     config, started = run.config, perf_counter()
-    settings = dataclasses.asdict(config.bank)
-    settings.pop("extend_with_validation")
-    settings.pop("memory_scope")
+    settings = {**dataclasses.asdict(config.bank), **dataclasses.asdict(config.patterns)}
+    for name in ("extend_with_validation", "memory_scope", "memory_data"):
+        settings.pop(name)
     content = {
         "stage": "bank",
         "version": STAGE_VERSIONS["bank"],
@@ -74,6 +76,8 @@ def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
         "settings": settings,
         "seed": config.seed_value,
     }
+    if config.bank.memory_data == "regenerated":
+        content["training"] = regenerated_of(run).table.fingerprint()
     key = digest(content)
     found = run.reuse("bank", key)
     if found is not None:
@@ -96,7 +100,10 @@ def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) ->
     config = run.config
     parts: list[dict[str, Any]] = []
     if config.bank.memory_source in ("enumerate", "both"):
-        parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
+        if config.bank.memory_data == "original":
+            parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
+        else:
+            parts.append(regenerated_memories(run, base, trim))
     if config.bank.memory_source in ("patterns", "both"):
         parts.append(pattern_memories(run, base, trim))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -110,10 +117,35 @@ def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) ->
     )
 
 
+def regenerated_of(run: Run) -> RegeneratedDataset:
+    """The regenerated training split of a run that has one."""
+    assert run.regenerated is not None, "the settings were checked: memory_data=regenerated regenerates"
+    return run.regenerated
+
+
+def regenerated_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
+    """(prefix, next item) of every regenerated row.
+
+    A decoded row may hold any item of its source, so to its owner it is as late as the owner's last
+    training target: no training query of the owner may see it, validation and test may (METHOD 4).
+    When it happened is unknown.
+    """
+    dataset = regenerated_of(run)
+    rows = dataset.prefixes
+    facts = memories_of(rows)
+    made = rows.table.origin[rows.sequence] != Origin.ORIGINAL
+    trained = np.zeros(int(run.sequences.users.max()) + 1, dtype=np.int64)
+    trained[run.sequences.users] = np.maximum(run.sequences.lengths - 1, 0)
+    facts["lengths"] = np.where(made, trained[facts["users"]], facts["lengths"])
+    times = dataset.flat_feat[dataset.time_field].numpy()[rows.flat_position]
+    facts["times"] = np.where(made, np.nan, times)
+    return {"keys": encode_rows(run, base, dataset, trim).numpy(), **facts}
+
+
 @torch.no_grad()
 def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
     """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
-    patterns = run.patterns
+    patterns = run.patterns.to_table(run.n_items)
     rows = Prefixes(
         patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
     )
@@ -127,14 +159,15 @@ def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
 
 
 def check_bank_size(run: Run) -> None:
-    """Refuse, before anything is trained, to ask for more neighbours than there will be memories.
+    """Refuse, before a backbone is trained, to ask for more neighbours than there will be memories.
 
     Raises
     ------
     SettingsError
     """
     source, wanted = run.config.bank.memory_source, run.config.raft.n_neighbors
-    memories = 0 if source == "patterns" else len(run.train_rows)
+    rows = run.train_rows if run.config.bank.memory_data == "original" else regenerated_of(run).prefixes
+    memories = 0 if source == "patterns" else len(rows)
     if source != "enumerate":
         memories += len(run.patterns)
     if wanted > memories:

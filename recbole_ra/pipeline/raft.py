@@ -82,7 +82,7 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
             batch_size=config.raft.raft_batch_size,
             seed=config.seed_value,
         )
-        train_stage(run, trainer, batches, run.splits.valid, backbone.trim, cached)
+        train_stage(run, trainer, batches, run.evaluation(run.splits.valid, backbone.trim, cached))
         folder = run.store.finish("raft", key, content)
         trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
     else:

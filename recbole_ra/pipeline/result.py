@@ -29,6 +29,8 @@ class Result:
         One entry an evaluated epoch, each with its ``stage``.
     settings, versions, data : mapping
         Every setting; versions of what computed; the data set's sizes and fingerprint.
+    regeneration : mapping
+        What the training data was made of, where it was regenerated: origins and statistics.
     seconds : mapping
         Wall-clock of each stage; a reused stage says so in ``reused``.
     folder : str
@@ -48,10 +50,13 @@ class Result:
     seconds: dict[str, float]
     reused: list[str] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
+    regeneration: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
 
     def table(self) -> str:
-        """Test metrics as plain text."""
+        """Test metrics as plain text; of a model that ranks nothing, what it made."""
+        if not self.test and self.regeneration:
+            return str(self.regeneration["table"])
         rows = dict(self.test)
         if self.backbone_test is not None:
             rows = {f"{self.model} {name}": values for name, values in self.test.items()}
@@ -64,7 +69,7 @@ class Result:
         self.folder = str(folder)
         write_json(folder / "result.json", asdict(self))
         write_bytes(folder / "table.txt", self.table().encode())
-        if self.history:
+        if any(metric in entry for entry in self.history):
             learning_curve(
                 self.history,
                 folder / "learning_curve.png",
@@ -77,6 +82,8 @@ class Result:
         """The selected epoch of each stage: the last of the best, as RecBole's early stopping keeps it."""
         best: dict[str, tuple[float, int]] = {}
         for entry in self.history:
+            if metric not in entry:
+                continue
             value = entry[metric] if bigger else -entry[metric]
             if value >= best.get(entry["stage"], (-math.inf, 0))[0]:
                 best[entry["stage"]] = (value, entry["epoch"])

@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recbole_ra.bridge.augmented import Retrieved
 from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
+from recbole_ra.bridge.regenerated import RegeneratedDataset, training_sequences
+from recbole_ra.bridge.regenerator import DEV_LOSS
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes, write_json
-from recbole_ra.patterns.mining import mine_patterns
+from recbole_ra.patterns.mining import Patterns, mine_patterns
 from recbole_ra.sequences.table import SequenceTable
 
-STAGE_VERSIONS = {"backbone": 1, "bank": 1, "raft": 1}
+STAGE_VERSIONS = {"teacher": 1, "regenerator": 1, "decoded": 1, "backbone": 1, "bank": 1, "raft": 1}
 
 # Settings that change neither what is trained nor how it is measured.
 NEUTRAL_KEYS = frozenset(
@@ -29,7 +30,7 @@ NEUTRAL_KEYS = frozenset(
     model output_dir checkpoint_dir data_path resume reuse show_progress state gpu_id use_gpu device worker
     log_wandb wandb_project save_dataset dataset_save_path save_dataloaders dataloaders_save_path config_files
     eval_batch_size metric_decimal_place loss_decimal_place backbone_checkpoint local_rank single_spec
-    nproc world_size offset ip port
+    export_dir overwrite nproc world_size offset ip port
     """.split()
 )
 
@@ -43,6 +44,7 @@ class Run:
     store: ArtifactStore
     say: Callable[[str], None]
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    regenerated: RegeneratedDataset | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +68,12 @@ class Run:
         return self.splits.train, self.splits.valid, self.splits.test
 
     @functools.cached_property
-    def patterns(self) -> SequenceTable:
+    def sequences(self) -> SequenceTable:
+        """Each user's training part; nothing below here sees more when it learns from the data."""
+        return training_sequences(self.splits.train)
+
+    @functools.cached_property
+    def patterns(self) -> Patterns:
         """Frequent patterns of the training sequences (METHOD 1.1).
 
         Raises
@@ -74,16 +81,20 @@ class Run:
         DataError
             If there is none.
         """
-        bank, table = self.config.bank, self.splits.whole.table
-        trained = np.bincount(self.train_rows.sequence, minlength=len(table))
-        sequences = table.head(np.where(trained > 0, trained + 1, 0))
-        mined = mine_patterns(sequences, window=bank.window, min_support=bank.min_support)
+        window, min_support = self.config.patterns.window, self.config.patterns.min_support
+        mined = mine_patterns(self.sequences, window=window, min_support=min_support)
         if not len(mined):
             raise DataError(
-                f"memory_source={bank.memory_source}: no pattern occurs {bank.min_support} times within "
-                f"{bank.window} positions; lower min_support or use memory_source=enumerate"
+                f"data set '{self.config.dataset}': no pattern occurs in {min_support} sequences within "
+                f"{window} positions; lower --min_support, widen --window, or do without patterns "
+                "(memory_source=enumerate, regenerate=none)"
             )
-        return mined.to_table(self.n_items)
+        return mined
+
+    @property
+    def training(self) -> CompactDataset:
+        """What the backbone trains on: the training split, or what was regenerated from it."""
+        return self.splits.train if self.regenerated is None else self.regenerated
 
     def identity(self, model: str) -> dict[str, Any]:
         """What a checkpoint of that model is tied to."""
@@ -100,10 +111,11 @@ class Run:
     def after_epoch(self, entry: Mapping[str, Any]) -> None:
         """Tell how an epoch went, and pass it on to the caller."""
         if self.config["show_progress"]:
-            metric = str(self.config["valid_metric"]).lower()
+            measures = (str(self.config["valid_metric"]).lower(), DEV_LOSS)
+            valid = "".join(f"valid {name} {entry[name]:.4f}, " for name in measures if name in entry)
             self.say(
-                f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, valid {metric} "
-                f"{entry[metric]:.4f}, {entry['seconds']:.1f} s"
+                f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, {valid}"
+                f"{entry['seconds']:.1f} s"
             )
         if self.on_epoch is not None:
             self.on_epoch(entry)
@@ -119,36 +131,34 @@ class Run:
 
 def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]:
     """Digest of everything that a training stage depends on."""
-    raft_only = {field.name for field in dataclasses.fields(run.config.raft)} | {
-        field.name for field in dataclasses.fields(run.config.bank)
-    }
+    config = run.config
+    others = (config.patterns, config.regeneration, config.bank, config.raft)
+    other_stages = {field.name for settings in others for field in dataclasses.fields(settings)}
     # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
-    skip = NEUTRAL_KEYS | (raft_only - set(run.config.internal_config_dict))
-    settings = {key: repr(value) for key, value in run.config.final_config_dict.items() if key not in skip}
+    skip = NEUTRAL_KEYS | (other_stages - set(config.internal_config_dict))
+    settings = {key: repr(value) for key, value in config.final_config_dict.items() if key not in skip}
     content = {
         "stage": stage,
         "version": STAGE_VERSIONS[stage],
-        "model": run.config.backbone,
+        "model": config.backbone,
         "data": run.fingerprint,
         "settings": settings,
-        "optim": dataclasses.asdict(run.config.optim),
-        "feed": dataclasses.asdict(run.config.feed),
-        "architecture": run.config.architecture and dataclasses.asdict(run.config.architecture),
+        "optim": dataclasses.asdict(config.optim),
+        "feed": dataclasses.asdict(config.feed),
+        "architecture": config.architecture and dataclasses.asdict(config.architecture),
         **inputs,
     }
     return digest(content), content
 
 
-def train_stage(
-    run: Run, trainer: RaTrainer, batches: Any, valid: Any, trim: bool, retrieved: Retrieved | None = None
-) -> None:
-    """Fit one stage in its folder, continuing where it stood if asked to."""
+def train_stage(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
+    """Fit one stage in its folder, continuing where it stood if asked to; ``valid`` may be None."""
     if run.config.run.resume and trainer.last_file.exists():
         trainer.resume_checkpoint(trainer.last_file)
         run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
     trainer.fit(
         batches,
-        run.evaluation(valid, trim, retrieved),
+        valid,
         verbose=False,
         show_progress=bool(run.config["show_progress"]),
     )

@@ -17,8 +17,10 @@ from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore
 from recbole_ra.pipeline.backbone import Backbone, backbone_stage
+from recbole_ra.pipeline.export import check_export, export_data
 from recbole_ra.pipeline.memory import bank_stage, check_bank_size, extend_bank
 from recbole_ra.pipeline.raft import raft_stage
+from recbole_ra.pipeline.regeneration import Regenerated, regeneration_stage
 from recbole_ra.pipeline.result import Result, new_run_folder
 from recbole_ra.pipeline.run import Run
 
@@ -39,7 +41,7 @@ def run(
     Parameters
     ----------
     model : str
-        ``SASRec``, ``DuoRec``, a sequential model of RecBole's, or ``Ra`` before any of them.
+        ``SASRec``, ``DuoRec``, a sequential model of RecBole's, ``Ra`` before any of them, or ``DR4SR``.
     dataset : str
         Name of a folder of atomic files below ``data_path``.
     config_files : iterable of paths
@@ -76,12 +78,21 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
-    if config.augmented:
+    if config.run.export_dir is not None:
+        check_export(state, Path(config.run.export_dir))
+    if config.augmented and config.bank.memory_data == "original":
         check_bank_size(state)
+    regenerated = regeneration_stage(state)
+    if regenerated is not None:
+        state.regenerated = regenerated.train
+    if config.augmented and config.bank.memory_data == "regenerated":
+        check_bank_size(state)
+    if config.only_regenerates:
+        return _finish(state, regenerated=regenerated)
     backbone = backbone_stage(state)
     if not config.augmented:
         valid, test = _measure(state, backbone)
-        return _finish(state, valid, test, None, None, {})
+        return _finish(state, valid, test, regenerated=regenerated)
 
     base_valid, base_test = _measure(state, backbone)
     base = backbone.recommender(state)
@@ -103,7 +114,7 @@ def run(
         "index": config.bank.index_type,
         "scope": config.bank.memory_scope,
     }
-    return _finish(state, valid, test, base_valid, base_test, facts)
+    return _finish(state, valid, test, base_valid, base_test, facts, regenerated=regenerated)
 
 
 Metrics = dict[str, dict[str, float]]
@@ -137,19 +148,21 @@ def _versions() -> dict[str, str]:
 
 def _finish(
     state: Run,
-    valid: Metrics,
-    test: Metrics,
-    base_valid: Metrics | None,
-    base_test: Metrics | None,
-    memory: dict[str, Any],
+    valid: Metrics | None = None,
+    test: Metrics | None = None,
+    base_valid: Metrics | None = None,
+    base_test: Metrics | None = None,
+    memory: dict[str, Any] | None = None,
+    *,
+    regenerated: Regenerated | None,
 ) -> Result:
     config, table = state.config, state.splits.whole.table
     settings = {key: value for key, value in config.final_config_dict.items()}
     result = Result(
         model=config.model,
         dataset=config.dataset,
-        test=test,
-        valid=valid,
+        test=test or {},
+        valid=valid or {},
         backbone_test=base_test,
         backbone_valid=base_valid,
         history=state.history,
@@ -166,9 +179,15 @@ def _finish(
         },
         seconds={name: round(value, 2) for name, value in state.seconds.items()},
         reused=state.reused,
-        memory=memory,
+        memory=memory or {},
+        regeneration={} if regenerated is None else regenerated.facts(config),
     )
     folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
+    if regenerated is not None:
+        regenerated.save_pictures(folder)
+        if config.only_regenerates or config.run.export_dir is not None:
+            target = config.run.export_dir or folder / f"{config.dataset}-{config.regeneration.regenerate}"
+            export_data(state, regenerated, Path(target), result.versions)
     result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
     state.say(f"result: {folder}")
     return result

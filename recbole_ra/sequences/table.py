@@ -97,6 +97,20 @@ class SequenceTable:
         times = None if self.times is None else self.times[keep]
         return SequenceTable(self.items[keep], offsets, self.users, self.n_items, self.origin, times)
 
+    def windows(self, max_length: int) -> SequenceTable:
+        """Cut every longer sequence into consecutive pieces of nearly equal length, at most ``max_length``.
+
+        No interaction is copied or lost; the pieces keep owner and origin of their sequence.
+        """
+        pieces = -(-self.lengths // max_length)
+        sequence = np.repeat(np.arange(len(self)), pieces)
+        number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts = self.offsets[sequence] + number * self.lengths[sequence] // pieces[sequence]
+        offsets = np.append(starts, self.offsets[-1])
+        return SequenceTable(
+            self.items, offsets, self.users[sequence], self.n_items, self.origin[sequence], self.times
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 over everything the table holds; equal tables, equal text."""
         digest = hashlib.sha256(str(self.n_items).encode())

@@ -72,7 +72,7 @@ def test_cutting_rows_does_not_touch_the_data(tiny_splits: Any, fields: Fields) 
 def test_our_backbones_get_visits(model: str, tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
     config = tiny_config(model, train_batch_size=64, positions_per_visit=3, seed=5)
     base = build_base(config, tiny_splits)
-    batches = train_batches(config, tiny_splits, base.own)
+    batches = train_batches(config, tiny_splits, base.own, tiny_splits.train)
     assert isinstance(batches, VisitBatches)
     assert (batches.batch_size, batches.positions_per_visit, batches.seed) == (64, 3, 5)
     rows = np.concatenate([batch.rows for batch in batches])
@@ -85,7 +85,7 @@ def test_models_of_recbole_get_its_loader_with_our_seed(tiny_config: Callable[..
     splits = Splits.load(config)
 
     def epochs(first: int, count: int) -> list[Any]:
-        loader = train_batches(config, splits, None)
+        loader = train_batches(config, splits, None, splits.train)
         loader.epoch = first
         return [[batch["flat_position"].tolist() for batch in loader] for _ in range(count)]
 

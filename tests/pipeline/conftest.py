@@ -24,6 +24,18 @@ SMALL: dict[str, Any] = {
     "show_progress": False,
 }
 
+REGENERATION: dict[str, Any] = {
+    "regenerate": "dr4sr",
+    "regenerator_width": 16,
+    "regenerator_inner": 32,
+    "regenerator_layers": 1,
+    "regenerator_epochs": 2,
+    "regenerator_batch_size": 64,
+    "teacher_epochs": 2,
+    "n_latents": 2,
+    "decode_length": 6,
+}
+
 
 def write_walks(folder: Path, name: str = "walks", users: int = 80, items: int = 30, seed: int = 0) -> Path:
     """Noisy walks over a ring of items, as an atomic file; returns the folder of data sets."""
@@ -65,3 +77,15 @@ def settings(walks: Path, tmp_path: Path) -> dict[str, Any]:
 def shared_settings(walks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings whose artifacts are shared by the tests of a module."""
     return settings_below(tmp_path_factory.mktemp("shared"), walks)
+
+
+@pytest.fixture
+def regenerating(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run on regenerated data."""
+    return {**settings, **REGENERATION}
+
+
+@pytest.fixture(scope="module")
+def shared_regenerating(shared_settings: dict[str, Any]) -> dict[str, Any]:
+    """The same with artifacts that are shared by the tests of a module."""
+    return {**shared_settings, **REGENERATION}

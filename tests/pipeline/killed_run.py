@@ -1,7 +1,8 @@
 """Runs the pipeline and kills its own process at a named point: ``python killed_run.py POINT SETTINGS``.
 
 ``POINT`` is ``never``, ``epoch:STAGE:N`` (after epoch N was written), ``batch:STAGE:N`` (before the
-N-th batch of that stage), or ``best:STAGE:N`` (between the best checkpoint and the last one).
+N-th batch of that stage), ``best:STAGE:N`` (between the best checkpoint and the last one), or
+``block:decoded:N`` (after N blocks of decoded sequences were written).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.pipeline.runner import run
+from recbole_ra.regeneration import decoding
 
 
 def die() -> None:
@@ -32,8 +34,9 @@ def arm(kind: str, stage: str, number: int) -> Callable[[Any], None] | None:
                 die()
 
         return after_epoch
+    inner_write = decoding._write_arrays
     inner_batch, inner_best = RaTrainer._check_nan, RaTrainer._save_checkpoint
-    seen = {"batch": 0, "best": 0}
+    seen = {"batch": 0, "block": 0}
 
     def at_batch(self: Any, loss: Any) -> None:
         if self.stage == stage:
@@ -47,6 +50,13 @@ def arm(kind: str, stage: str, number: int) -> Callable[[Any], None] | None:
         if self.stage == stage and kind == "best" and epoch == number:
             die()
 
+    def at_block(path: Any, **arrays: Any) -> None:
+        inner_write(path, **arrays)
+        seen["block"] += 1
+        if kind == "block" and seen["block"] == number:
+            die()
+
+    decoding._write_arrays = at_block
     RaTrainer._check_nan = at_batch
     RaTrainer._save_checkpoint = at_best
     return None

@@ -57,3 +57,22 @@ def test_two_kills_in_one_run(settings: dict[str, Any], unbroken: dict[str, Any]
     resumed = outcome(start("never", {**settings, "resume": True}))
     assert resumed["test"] == unbroken["test"]
     assert "backbone" in resumed["reused"]
+
+
+@pytest.fixture(scope="module")
+def unbroken_regeneration(shared_regenerating: dict[str, Any]) -> dict[str, Any]:
+    return outcome(start("never", {**shared_regenerating, "model": "SASRec"}))
+
+
+@pytest.mark.parametrize(
+    "point", ["batch:teacher:2", "epoch:teacher:0", "batch:DR4SR:3", "best:DR4SR:1", "block:decoded:1"]
+)
+def test_a_killed_regeneration_goes_on(
+    point: str, regenerating: dict[str, Any], unbroken_regeneration: dict[str, Any]
+) -> None:
+    settings = {**regenerating, "model": "SASRec"}
+    killed = start(point, settings)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = outcome(start("never", {**settings, "resume": True}))
+    assert resumed["test"] == unbroken_regeneration["test"]
+    assert resumed["valid"] == unbroken_regeneration["valid"]

@@ -86,6 +86,22 @@ def test_arrays_that_do_not_fit_are_refused(items: list[int], offsets: list[int]
         SequenceTable.from_arrays(np.array(items), np.array(offsets, dtype=np.int64), 10)
 
 
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 12))
+def test_windows_cut_evenly_and_lose_nothing(lengths: list[int], longest: int) -> None:
+    rng = np.random.default_rng(0)
+    table = table_of([rng.integers(1, 10, n).tolist() for n in lengths], users=np.arange(len(lengths)) * 7)
+    pieces = table.windows(longest)
+    assert pieces.items is table.items
+    assert pieces.lengths.max(initial=0) <= longest
+    for user, length in zip(table.users, lengths, strict=True):
+        own = pieces.lengths[pieces.users == user]
+        assert own.sum() == length
+        assert len(own) == -(-length // longest)
+        assert own.max(initial=0) - own.min(initial=longest) <= 1
+    assert pieces.offsets[0] == 0
+    assert (np.diff(pieces.offsets) > 0).all()
+
+
 def test_fingerprints_tell_tables_apart() -> None:
     one = table_of([[1, 2], [3]])
     assert one.fingerprint() == table_of([[1, 2], [3]]).fingerprint()

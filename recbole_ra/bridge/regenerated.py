@@ -1,0 +1,106 @@
+"""The training split made of regenerated sequences (METHOD 1.5)."""
+
+from __future__ import annotations
+
+import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
+
+# isort: split
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_ra.bridge.dataset import FLAT_FIELD, PREFIX_FIELD, CompactDataset
+from recbole_ra.core.errors import DataError
+from recbole_ra.regeneration.merge import RegeneratedData
+from recbole_ra.sequences.prefixes import Prefixes
+from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
+
+
+class RegeneratedDataset(CompactDataset):
+    """A training split whose rows are those of a regenerated table; all else is the original's.
+
+    Every recommender trains on it as on any split. A row that nobody owns has RecBole's padding user.
+    Columns beyond user, item and time are 0 outside the original rows; the time of a row that is
+    not original is the position in it.
+
+    Parameters
+    ----------
+    train : CompactDataset
+        The original training split; left as it is.
+    data : RegeneratedData
+        Whose originals are training sequences of ``train``.
+
+    Raises
+    ------
+    DataError
+        If an original row is not what its owner's training sequence is.
+    """
+
+    data: RegeneratedData
+
+    def __init__(self, train: CompactDataset, data: RegeneratedData) -> None:
+        self.__dict__.update(train.__dict__)  # as RecBole's own Dataset.copy does
+        self.data = data
+        self.table = data.table
+        self.flat_feat = _columns(train, data.table)
+        rows = Prefixes.all_of(data.table, self.max_item_list_len)
+        self.inter_feat = self.flat_feat[rows.flat_position]
+        self.inter_feat.update(
+            Interaction(
+                {
+                    self.item_list_length_field: torch.from_numpy(rows.lengths),
+                    FLAT_FIELD: torch.from_numpy(rows.flat_position),
+                    PREFIX_FIELD: torch.from_numpy(rows.position),
+                }
+            )
+        )
+
+
+def training_sequences(train: CompactDataset) -> SequenceTable:
+    """Each user's training part: the items before the validation target, and nothing after them.
+
+    Sequences without a training target are empty.
+    """
+    whole = train.table
+    targets = np.bincount(train.prefixes.sequence, minlength=len(whole))
+    return whole.head(np.where(targets > 0, targets + 1, 0))
+
+
+def _columns(train: CompactDataset, table: SequenceTable) -> Interaction:
+    """Every column of the interactions, for the items of a regenerated table."""
+    length = table.lengths
+    position = np.arange(len(table.items)) - np.repeat(table.offsets[:-1], length)
+    original = np.repeat(table.origin == Origin.ORIGINAL, length)
+    source = _source_of_originals(train, table)
+    columns = {}
+    for field, values in train.flat_feat.interaction.items():
+        column = torch.zeros(len(position), *values.shape[1:], dtype=values.dtype)
+        column[original] = values[source]
+        columns[field] = column
+    columns[train.uid_field] = torch.from_numpy(np.repeat(np.maximum(table.users, 0), length))
+    columns[train.iid_field] = torch.from_numpy(table.items.astype(np.int64))
+    time = columns[train.time_field]
+    time[~original] = torch.from_numpy(position[~original]).to(time.dtype)
+    return Interaction(columns)
+
+
+def _source_of_originals(train: CompactDataset, table: SequenceTable) -> IntArray:
+    """Where each item of the original rows stands among the interactions, shape [their items]."""
+    rows = np.flatnonzero(table.origin == Origin.ORIGINAL)
+    whole, allowed = train.table, training_sequences(train)
+    place = np.searchsorted(whole.users, table.users[rows]).clip(0, len(whole) - 1)
+    known = (whole.users[place] == table.users[rows]) & (allowed.lengths[place] == table.lengths[rows])
+    length = np.where(known, table.lengths[rows], 0)
+    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    source = np.repeat(whole.offsets[place], length) + step
+    same = whole.items[source] == table.items[np.repeat(table.offsets[rows], length) + step]
+    known[np.repeat(np.arange(len(rows)), length)[~same]] = False
+    if not known.all():
+        first = int(table.users[rows[np.flatnonzero(~known)[0]]])
+        user = train.field2id_token[train.uid_field][max(first, 0)]
+        raise DataError(
+            f"data set '{train.dataset_name}': {int((~known).sum())} regenerated rows of origin 'original' "
+            f"are not their user's training sequence (first: user '{user}'); they were made from another "
+            "data set or split, so regenerate with these settings"
+        )
+    return source

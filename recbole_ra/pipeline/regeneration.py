@@ -1,0 +1,140 @@
+"""The stages before the backbone: what its training data is made of (METHOD 1)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.regenerated import RegeneratedDataset
+from recbole_ra.bridge.regenerator import DEV_LOSS
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import write_bytes
+from recbole_ra.pipeline.regenerator import RegeneratorStages
+from recbole_ra.pipeline.run import Run
+from recbole_ra.regeneration.export import SEQUENCES_FILE, read_sequences
+from recbole_ra.regeneration.merge import RegeneratedData, merge
+from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
+from recbole_ra.report.plots import learning_curve
+from recbole_ra.report.regeneration import statistics_plot, statistics_table
+from recbole_ra.report.tables import render
+from recbole_ra.sequences.table import Origin, SequenceTable
+
+
+@dataclass
+class Regenerated:
+    """A regenerated training split.
+
+    Attributes
+    ----------
+    data : RegeneratedData
+        Rows of every origin.
+    train : RegeneratedDataset
+        The rows that take part in training.
+    statistics : RegenerationStatistics
+    history : list of mapping
+        Epochs of the regenerator, empty if none was trained.
+    """
+
+    data: RegeneratedData
+    train: RegeneratedDataset
+    statistics: RegenerationStatistics
+    history: list[dict[str, Any]]
+
+    def facts(self, config: RaConfig) -> dict[str, Any]:
+        """Settings, rows that train, and statistics, for a result or a manifest."""
+        table = self.train.table
+        return {
+            "settings": {**asdict(config.patterns), **asdict(config.regeneration)},
+            "training_rows": len(table),
+            "training_targets": int((table.lengths - 1).sum()),
+            "statistics": self.statistics.to_dict(),
+            "table": self.table(),
+            "history": self.history,
+        }
+
+    def table(self) -> str:
+        """The statistics as plain text."""
+        return render(statistics_table(self.statistics))
+
+    def save_pictures(self, folder: Path) -> None:
+        """Write the statistics as ``regeneration.txt`` and ``.png``, and the regenerator's epochs."""
+        write_bytes(folder / "regeneration.txt", self.table().encode())
+        statistics_plot(self.statistics, folder / "regeneration.png")
+        if any(DEV_LOSS in epoch for epoch in self.history):
+            best = min(self.history, key=lambda epoch: epoch[DEV_LOSS])["epoch"]
+            picture = folder / "regenerator.png"
+            learning_curve(self.history, picture, metric=DEV_LOSS, best_epoch=best, title="regenerator")
+
+
+def regeneration_stage(run: Run) -> Regenerated | None:
+    """Regenerate the training data as the settings say, or reuse what was; None if they say none.
+
+    Raises
+    ------
+    DataError
+        If there is no pattern, or a file of sequences does not fit the data set.
+    """
+    settings, started = run.config.regeneration, perf_counter()
+    kind = settings.regenerate
+    history: list[dict[str, Any]] = []
+    if kind == "none":
+        return None
+    patterns, decoded, sources = None, None, source_windows(run)
+    if kind in ("dr4sr", "patterns"):
+        patterns = run.patterns.to_table(run.n_items)
+        run.say(f"patterns: {len(patterns)}")
+        if kind == "dr4sr":
+            stages = RegeneratorStages(run, sources)
+            decoded, history = stages.decoded(), stages.history()
+        data = merge(
+            run.sequences,
+            patterns,
+            None if decoded is None else decoded.to_table(sources),
+            None if decoded is None else decoded.latent,
+            copies=settings.original_copies,
+        )
+    else:
+        data = read_regenerated(run, Path(kind))
+    wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
+    kept = data.keep(wanted)
+    if not len(kept.table):
+        raise DataError(
+            f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
+        )
+    statistics = regeneration_statistics(
+        data, run.sequences, patterns=patterns, decoded=decoded, sources=None if decoded is None else sources
+    )
+    counts = np.bincount(kept.table.origin, minlength=len(Origin))
+    run.say(
+        "training data: "
+        + ", ".join(f"{counts[origin]} {origin.name.lower()}" for origin in wanted)
+        + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
+    )
+    run.seconds["regeneration"] = perf_counter() - started
+    train = RegeneratedDataset(run.splits.train, kept)
+    return Regenerated(data, train, statistics, history)
+
+
+def source_windows(run: Run) -> SequenceTable:
+    """Training sequences of at least 2 items, those longer than the position table in pieces."""
+    lengths = run.sequences.lengths
+    long_enough = run.sequences.head(np.where(lengths < 2, 0, lengths))
+    return long_enough.windows(run.config["MAX_ITEM_LIST_LENGTH"])
+
+
+def read_regenerated(run: Run, path: Path) -> RegeneratedData:
+    """What ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it."""
+    file = path / SEQUENCES_FILE if path.is_dir() else path
+    run.say(f"training data: {file}")
+    return read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
+
+
+def user_tokens(run: Run) -> list[str]:
+    """User tokens by id; position 0 is padding."""
+    whole = run.splits.whole
+    return [str(token) for token in whole.field2id_token[whole.uid_field]]

@@ -1,0 +1,293 @@
+"""From patterns to decoded sequences: teacher, regenerator, decoding (METHOD 1.2 to 1.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
+from recbole_ra.bridge.loaders import train_batches
+from recbole_ra.bridge.recommenders import BackboneRecommender
+from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
+from recbole_ra.bridge.setup import seed_everything, stage_config
+from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest, digest_bytes
+from recbole_ra.core.seeding import stream
+from recbole_ra.models.registry import REGENERATOR
+from recbole_ra.models.sasrec import SASRec, SASRecSettings
+from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.patterns.pairs import Pairs, draw_pairs
+from recbole_ra.pipeline.run import STAGE_VERSIONS, Run, train_stage
+from recbole_ra.regeneration.batches import PairBatches
+from recbole_ra.regeneration.decoding import Decoded, regenerate_sequences
+from recbole_ra.regeneration.fidelity import keep_plausible
+from recbole_ra.sequences.table import SequenceTable
+
+# Settings by the first letters of their names, and the stage whose result they shape.
+SHAPES_REGENERATOR = (
+    "regenerator_",
+    "gumbel_",
+    "entropy_",
+    "pairs_",
+    "n_latents",
+    "diversity",
+    "encoder_mask",
+)
+SHAPES_DECODING = ("gamma", "hybrid", "decode_length", "fidelity_rank")
+
+
+class RegeneratorStages:
+    """Three stages, each trained or reused only when its result is asked for.
+
+    Nothing here sees more than the training part of each user, validation included: what is made
+    does not change with validation or test items.
+
+    Parameters
+    ----------
+    run : Run
+    sources : SequenceTable
+        Training sequences in pieces that fit the position table.
+    """
+
+    def __init__(self, run: Run, sources: SequenceTable) -> None:
+        self.run = run
+        self.sources = sources
+        self.patterns = run.patterns.to_table(run.n_items)
+        self.settings = run.config.regeneration
+        self.max_length = run.config["MAX_ITEM_LIST_LENGTH"]
+        self._training_part = {
+            "data": digest_bytes(run.sequences.fingerprint().encode(), run.vocabulary.encode()),
+            "seed": run.config.seed_value,
+            "max_length": self.max_length,
+        }
+
+    def _content(self, stage: str, **inputs: Any) -> dict[str, Any]:
+        return {"stage": stage, "version": STAGE_VERSIONS[stage], **self._training_part, **inputs}
+
+    def _some_settings(self, names: tuple[str, ...]) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.settings)
+        settings.pop("regenerator_checkpoint")
+        return {name: value for name, value in settings.items() if name.startswith(names)}
+
+    # Teacher
+
+    @functools.cached_property
+    def teacher_settings(self) -> SASRecSettings:
+        """SASRec of the regenerator's width, else its defaults."""
+        width = self.settings.regenerator_width
+        heads = SASRecSettings.n_heads if width % SASRecSettings.n_heads == 0 else 1
+        return SASRecSettings(hidden_size=width, inner_size=4 * width, n_heads=heads)
+
+    @functools.cached_property
+    def teacher_content(self) -> dict[str, Any]:
+        """What the teacher depends on."""
+        return self._content(
+            "teacher",
+            settings=dataclasses.asdict(self.teacher_settings),
+            epochs=self.settings.teacher_epochs,
+            feed=dataclasses.asdict(self.run.config.feed),
+            optim=dataclasses.asdict(self.run.config.optim),
+        )
+
+    @functools.cached_property
+    def teacher(self) -> BackboneRecommender:
+        """SASRec on the original training part, trained for a fixed number of epochs.
+
+        Selecting an epoch on validation would let validation items decide what is regenerated.
+        """
+        run, config = self.run, self.run.config
+        seed_everything(config)
+        backbone = SASRec(run.n_items, self.max_length, self.teacher_settings)
+        model = BackboneRecommender(backbone, run.fields).to(config.torch_device)
+        key = digest(self.teacher_content)
+        found = run.reuse("teacher", key)
+        trainer = RaTrainer(
+            stage_config(config, "teacher"),
+            model,
+            folder=found or run.store.start("teacher", key, resume=config.run.resume),
+            identity=run.identity("SASRec"),
+            stage="teacher",
+            train_dataset=run.splits.train,
+            on_epoch=run.after_epoch,
+        )
+        if found is None:
+            batches = train_batches(trainer.config, run.splits, backbone, run.splits.train)
+            train_stage(run, trainer, batches, None)
+            trainer.saved_model_file = str(run.store.finish("teacher", key, self.teacher_content) / "best.pt")
+        trainer.load_best()
+        model.eval()
+        return model
+
+    # Regenerator
+
+    @functools.cached_property
+    def regenerator_content(self) -> dict[str, Any]:
+        """What the trained regenerator depends on."""
+        return self._content(
+            "regenerator",
+            teacher=digest(self.teacher_content),
+            settings=self._some_settings(SHAPES_REGENERATOR),
+            patterns=dataclasses.asdict(self.run.config.patterns),
+            longest=self._longest,
+        )
+
+    @property
+    def _longest(self) -> int:
+        """Positions of the decoder: a start symbol, then the longest pattern or decoded sequence."""
+        return 1 + max(self.settings.decode_length, int(self.patterns.lengths.max()))
+
+    def build(self) -> DR4SR:
+        """The untrained regenerator that the settings describe."""
+        settings = self.settings
+        network = Regenerator(
+            n_items=self.run.n_items,
+            width=settings.regenerator_width,
+            n_layers=settings.regenerator_layers,
+            n_heads=settings.regenerator_heads,
+            inner=settings.regenerator_inner,
+            dropout=settings.regenerator_dropout,
+            n_latents=settings.n_latents,
+            diversity=settings.diversity,
+            causal_encoder=settings.encoder_mask == "released",
+            max_source=self.max_length,
+            max_target=self._longest,
+        )
+        return DR4SR(network, settings).to(self.run.config.torch_device)
+
+    @functools.cached_property
+    def _given(self) -> tuple[DR4SR, str, list[dict[str, Any]]] | None:
+        """The regenerator of ``regenerator_checkpoint``, its digest and its epochs."""
+        if self.settings.regenerator_checkpoint is None:
+            return None
+        path, model = Path(self.settings.regenerator_checkpoint), self.build()
+        content = load_checkpoint(path, self.run.config.torch_device, self.run.identity(REGENERATOR))
+        load_weights(model, content["state_dict"], path)
+        self.run.reused.append("regenerator")
+        self.run.say(f"regenerator: loaded {path}")
+        return model, digest_bytes(path.read_bytes()), content["history"]
+
+    @functools.cached_property
+    def regenerator(self) -> DR4SR:
+        """The regenerator, trained on (sequence, pattern) pairs."""
+        if self._given is not None:
+            return self._given[0]
+        run, config = self.run, self.run.config
+        key = digest(self.regenerator_content)
+        found = run.reuse("regenerator", key)
+        teacher = self.teacher if found is None else None
+        seed_everything(config)
+        model = self.build()
+        if teacher is not None:
+            model.network.load_items(teacher.item_table.detach())
+        trainer = RegeneratorTrainer(
+            stage_config(config, "regenerator"),
+            model,
+            folder=found or run.store.start("regenerator", key, resume=config.run.resume),
+            identity=run.identity(REGENERATOR),
+            stage=REGENERATOR,
+            train_dataset=run.splits.train,
+            on_epoch=run.after_epoch,
+        )
+        if found is None:
+            train, dev = self.pair_batches()
+            train_stage(run, trainer, train, dev)
+            folder = run.store.finish("regenerator", key, self.regenerator_content)
+            trainer.saved_model_file = str(folder / "best.pt")
+        trainer.load_best()
+        return model
+
+    def pair_batches(self) -> tuple[PairBatches, PairBatches | None]:
+        """Pairs to train on, and those of the users that are held out, if there are any."""
+        settings, seed, sources = self.settings, self.run.config.seed_value, self.sources
+        pairs = draw_pairs(sources, self.run.patterns, per_sequence=settings.pairs_per_sequence, seed=seed)
+        users = np.unique(sources.users)
+        held_out = users[stream(seed, "dev users").random(len(users)) < settings.regenerator_dev_share]
+        is_dev = np.isin(sources.users[pairs.sequence], held_out)
+        if is_dev.all():
+            is_dev[:] = False
+        if not len(pairs):
+            raise DataError(
+                f"data set '{self.run.config.dataset}': no pattern lies within {self.max_length} positions "
+                "of a sequence; raise MAX_ITEM_LIST_LENGTH"
+            )
+        self.run.say(f"pairs: {len(pairs)} of a sequence and a pattern in it, {int(is_dev.sum())} held out")
+
+        def batches(part: Pairs, shuffle: bool) -> PairBatches:
+            return PairBatches(
+                sources,
+                self.patterns,
+                part.sequence,
+                part.pattern,
+                batch_size=settings.regenerator_batch_size,
+                seed=seed,
+                shuffle=shuffle,
+            )
+
+        dev = Pairs(pairs.sequence[is_dev], pairs.pattern[is_dev])
+        train = Pairs(pairs.sequence[~is_dev], pairs.pattern[~is_dev])
+        return batches(train, True), batches(dev, False) if len(dev) else None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Epochs of the regenerator, empty where its artifact is gone."""
+        if self._given is not None:
+            return self._given[2]
+        found = self.run.store.find("regenerator", digest(self.regenerator_content))
+        return [] if found is None else json.loads((found / "history.json").read_text())
+
+    # Decoding
+
+    def decoded(self) -> Decoded:
+        """Every source decoded once per latent space, and filtered if fidelity is asked for."""
+        run, config, settings = self.run, self.run.config, self.settings
+        given = self._given
+        content = self._content(
+            "decoded",
+            regenerator=digest(self.regenerator_content) if given is None else given[1],
+            settings=self._some_settings(SHAPES_DECODING),
+            teacher=digest(self.teacher_content) if settings.fidelity_rank else None,
+        )
+        key = digest(content)
+        found = run.reuse("decoded", key)
+        if found is not None:
+            return Decoded.load(found)
+        network = self.regenerator.network
+        folder, started = run.store.start("decoded", key, resume=config.run.resume), perf_counter()
+        decoded = regenerate_sequences(
+            network,
+            self.sources,
+            gamma=settings.gamma,
+            max_tokens=settings.decode_length,
+            seed=config.seed_value,
+            hybrid=settings.hybrid,
+            folder=folder,
+            device=config.torch_device,
+            progress=bool(config["show_progress"]),
+        )
+        run.say(f"decoded: {len(decoded)} sequences in {perf_counter() - started:.1f} s")
+        if settings.fidelity_rank:
+            before = len(decoded.items)
+            decoded = keep_plausible(
+                decoded,
+                self._score,
+                rank=settings.fidelity_rank,
+                max_length=self.max_length,
+                batch_size=config["eval_batch_size"],
+                device=config.torch_device,
+            )
+            run.say(f"fidelity: {len(decoded.items)} of {before} decoded items kept")
+        decoded.save(folder)
+        for block in folder.glob("block-*.npz"):
+            block.unlink()
+        run.store.finish("decoded", key, content)
+        return decoded
+
+    def _score(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self.teacher.backbone.represent(items, lengths) @ self.teacher.item_table.T

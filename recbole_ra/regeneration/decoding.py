@@ -1,0 +1,271 @@
+"""Hybrid inference: every sequence is decoded once in every latent space (METHOD 1.4, 7).
+
+One batch is :func:`recbole_ra.regeneration.hybrid.decode`; here are the whole table and its coins.
+Shapes: ``P`` latent spaces, ``T`` steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from recbole_ra.core.errors import CheckpointError, SettingsError
+from recbole_ra.core.files import digest_bytes, replacing
+from recbole_ra.core.seeding import stream
+from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.regeneration.hybrid import decode
+from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, gather_windows
+
+BLOCK = 1024
+"""Sources whose coins are drawn together and whose result is one file."""
+
+HYBRIDS = ("coin", "released")
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Decoded rows, ordered by source, then by latent space.
+
+    Attributes
+    ----------
+    items : int32 array, shape [total length]
+        Row ``r`` is ``items[offsets[r]:offsets[r + 1]]``; it may be empty.
+    offsets : int64 array, shape [rows + 1]
+    source : int64 array, shape [rows]
+        Row of the table that was decoded.
+    latent : int64 array, shape [rows]
+    """
+
+    items: NDArray[np.int32]
+    offsets: IntArray
+    source: IntArray
+    latent: IntArray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def to_table(self, sources: SequenceTable) -> SequenceTable:
+        """All rows as sequences of their sources' owners, empty ones too."""
+        return SequenceTable.from_arrays(
+            self.items,
+            self.offsets,
+            sources.n_items,
+            users=sources.users[self.source],
+            origin=Origin.REGENERATED,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``decoded.npz``."""
+        _write_arrays(
+            folder / "decoded.npz",
+            items=self.items,
+            offsets=self.offsets,
+            source=self.source,
+            latent=self.latent,
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Decoded:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing or damaged.
+        """
+        path = folder / "decoded.npz"
+        arrays = _read_arrays(path, ("items", "offsets", "source", "latent"))
+        if arrays is None:
+            raise CheckpointError(f"{path}: missing or damaged; delete {folder} and decode again")
+        return cls(*arrays)
+
+
+def regenerate_sequences(
+    model: Regenerator,
+    sources: SequenceTable,
+    *,
+    gamma: float = 0.5,
+    max_tokens: int = 25,
+    seed: int,
+    hybrid: str = "coin",
+    batch_size: int = 128,
+    folder: Path | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Decoded:
+    """Decode every source in every latent space.
+
+    Parameters
+    ----------
+    model : Regenerator
+        Moved to ``device``.
+    sources : SequenceTable
+        Rows no longer than the model's position table; a row without items gives empty rows.
+    gamma : float
+        Probability that a step may take any item.
+    max_tokens : int
+        Most items of a decoded row.
+    seed : int
+        Of the coins.
+    hybrid : str
+        ``"coin"``, or ``"released"``: the first two steps take items of the source, all later ones
+        any item, whatever ``gamma`` (METHOD 7).
+    batch_size : int
+        Sources decoded together; beyond some hundreds their states no longer fit a CPU's cache.
+    folder : Path, optional
+        Receives a file for each finished block of 1024 sources, so that an interrupted call
+        continues. A file that was made from anything else than these arguments is made again.
+    device : torch.device, optional
+        By default where the model is.
+    progress : bool
+        Whether to show a bar on stderr, if that is a terminal.
+
+    Returns
+    -------
+    Decoded
+        ``len(sources) * P`` rows.
+
+    Raises
+    ------
+    SettingsError
+        If a setting is out of range.
+    """
+    _check(model, gamma, max_tokens, hybrid)
+    device = next(model.parameters()).device if device is None else device
+    model.to(device)
+    longest, known = int(sources.lengths.max(initial=0)), model.source_positions.num_embeddings
+    if longest > known:
+        raise ValueError(f"a source has {longest} items, but the model has {known} positions")
+    blocks = [np.arange(first, min(first + BLOCK, len(sources))) for first in range(0, len(sources), BLOCK)]
+    parts: list[tuple[NDArray[np.int32], IntArray] | None] = [None] * len(blocks)
+    key = ""
+    if folder is not None:
+        key = _identity(model, sources, gamma, max_tokens, seed, hybrid)
+        parts = [_read_block(_block_file(folder, number), key) for number in range(len(blocks))]
+    with tqdm(
+        total=len(sources),
+        initial=sum(len(rows) for rows, part in zip(blocks, parts, strict=True) if part is not None),
+        desc="decoding",
+        unit=" sequences",
+        disable=not progress or None,
+        leave=False,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    ) as bar:
+        for number, rows in enumerate(blocks):
+            if parts[number] is not None:
+                continue
+            coins = draw_coins(seed, number, len(rows), model.n_latents, max_tokens, gamma, hybrid)
+            found = _decode_rows(model, sources, rows, coins, batch_size, device, bar)
+            if folder is not None:
+                origin = np.frombuffer(key.encode(), np.uint8)
+                _write_arrays(_block_file(folder, number), items=found[0], lengths=found[1], key=origin)
+            parts[number] = found
+    done = [part for part in parts if part is not None]
+    items = np.concatenate([np.zeros(0, dtype=np.int32), *(part[0] for part in done)])
+    lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part[1] for part in done)])
+    spaces = np.arange(model.n_latents)
+    return Decoded(
+        items,
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.repeat(np.arange(len(sources)), len(spaces)),
+        np.tile(spaces, len(sources)),
+    )
+
+
+def draw_coins(
+    seed: int,
+    block: int,
+    n_sources: int,
+    n_latents: int,
+    max_tokens: int,
+    gamma: float,
+    hybrid: str = "coin",
+) -> NDArray[np.bool_]:
+    """Which steps of a block are generative, bool [sources, P, T].
+
+    A source's coins depend on the seed, the block and its place there; not on the batch size, nor
+    on how many sources follow it.
+    """
+    shape = n_sources, n_latents, max_tokens
+    if hybrid == "released":
+        return np.broadcast_to(np.arange(max_tokens) >= 2, shape)
+    coins: NDArray[np.bool_] = stream(seed, "coins", block).random(shape) < gamma
+    return coins
+
+
+def _decode_rows(
+    model: Regenerator,
+    sources: SequenceTable,
+    rows: IntArray,
+    coins: NDArray[np.bool_],
+    batch_size: int,
+    device: torch.device | str,
+    bar: tqdm[None],
+) -> tuple[NDArray[np.int32], IntArray]:
+    """Items and lengths [rows * P] of a block, decoded in order of length."""
+    tokens = np.zeros(coins.shape, dtype=np.int32)
+    lengths = sources.lengths[rows]
+    order = np.argsort(lengths, kind="stable")
+    empty = int((lengths == 0).sum())
+    bar.update(empty)
+    for first, last in itertools.pairwise([*range(empty, len(rows), batch_size), len(rows)]):
+        part = order[first:last]
+        items = gather_windows(sources.items, sources.offsets[rows[part]], lengths[part])
+        found = decode(model, torch.from_numpy(items).to(device), torch.from_numpy(coins[part]).to(device))
+        tokens[part] = found.cpu().numpy()
+        bar.update(len(part))
+    return tokens[tokens > 0], np.count_nonzero(tokens, axis=2).reshape(-1)
+
+
+def _check(model: Regenerator, gamma: float, max_tokens: int, hybrid: str) -> None:
+    if not 0 <= gamma <= 1:
+        raise SettingsError(f"gamma={gamma} is no probability; use a number between 0 and 1")
+    if hybrid not in HYBRIDS:
+        raise SettingsError(f"hybrid={hybrid!r} must be one of {', '.join(HYBRIDS)}")
+    most = model.target_positions.num_embeddings
+    if not 1 <= max_tokens <= most:
+        raise SettingsError(
+            f"max_tokens={max_tokens} must lie in 1..{most}, the positions of the regenerator"
+        )
+
+
+def _identity(
+    model: Regenerator, sources: SequenceTable, gamma: float, max_tokens: int, seed: int, hybrid: str
+) -> str:
+    """Digest of everything that decides what is decoded."""
+    weights = [tensor.detach().cpu().numpy().tobytes() for tensor in model.state_dict().values()]
+    settings = repr((model.n_heads, BLOCK, float(gamma), max_tokens, seed, hybrid))
+    return digest_bytes(sources.fingerprint().encode(), settings.encode(), *weights)
+
+
+def _block_file(folder: Path, number: int) -> Path:
+    return folder / f"block-{number:06d}.npz"
+
+
+def _read_block(path: Path, key: str) -> tuple[NDArray[np.int32], IntArray] | None:
+    """Items and lengths of a finished block, or None if it is missing, damaged or another's."""
+    arrays = _read_arrays(path, ("items", "lengths", "key"))
+    return None if arrays is None or arrays[2].tobytes() != key.encode() else (arrays[0], arrays[1])
+
+
+def _write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle
+
+
+def _read_arrays(path: Path, names: tuple[str, ...]) -> list[NDArray[Any]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,179 @@
+"""The regenerated training set: originals, mined and decoded patterns, de-duplicated (METHOD 1.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_ra.core.errors import SettingsError
+from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
+
+SHORTEST = 2
+"""Fewest items of a row: one to predict and one before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegeneratedData:
+    """Sequences to train on, each with where it came from.
+
+    Attributes
+    ----------
+    table : SequenceTable
+        Rows of every origin, without times. The owner is the user of an ORIGINAL row, the user of the
+        source sequence for a REGENERATED one, and -1 for a PATTERN.
+    latent : int64 array, shape [rows]
+        Latent space ``0 .. P - 1`` that a REGENERATED row was decoded from; -1 for all others, and
+        where it is unknown.
+
+    Raises
+    ------
+    ValueError
+        If the two do not fit each other, or the table has times.
+    """
+
+    table: SequenceTable
+    latent: IntArray
+
+    def __post_init__(self) -> None:
+        decoded = self.table.origin == Origin.REGENERATED
+        if self.latent.shape != (len(self.table),):
+            raise ValueError(f"{len(self.table)} rows, but latent has shape {list(self.latent.shape)}")
+        if (self.latent < -1).any() or (self.latent[~decoded] != -1).any():
+            raise ValueError("only a regenerated row has a latent space; it is -1 elsewhere")
+        if self.table.times is not None:
+            raise ValueError("a regenerated data set has no times")
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def keep(self, origins: Collection[Origin]) -> RegeneratedData:
+        """Return the rows of some origins, in the same order."""
+        rows = np.flatnonzero(np.isin(self.table.origin, [int(origin) for origin in origins]))
+        return RegeneratedData(take_rows(self.table, rows), self.latent[rows])
+
+
+def merge(
+    original: SequenceTable,
+    patterns: SequenceTable | None,
+    decoded: SequenceTable | None,
+    latent: IntArray | None,
+    *,
+    copies: int = 1,
+) -> RegeneratedData:
+    """Unite original sequences, mined patterns and decoded patterns into one training set (METHOD 1.5).
+
+    A pattern or decoded row that equals, item by item, an earlier one in the order originals, patterns,
+    decoded is dropped: a decoded row that several sources yield belongs to the first of them. Equal
+    *original* rows of two users both stay, for they are the data of two people. Rows with fewer than two
+    items cannot train anything and are dropped, whatever their origin.
+
+    Parameters
+    ----------
+    original : SequenceTable
+        Training sequences; validation and test parts are cut off already.
+    patterns : SequenceTable, optional
+        Mined patterns, which nobody owns.
+    decoded : SequenceTable, optional
+        What the regenerator produced, owned by the user of its source sequence.
+    latent : int64 array, shape [decoded rows], optional
+        Latent space of each decoded row; given exactly if ``decoded`` is.
+    copies : int
+        How often the originals are repeated. The paper unites once, the released code twice (METHOD 7).
+
+    Returns
+    -------
+    RegeneratedData
+        Originals in table order, ``copies`` times as a block, then patterns, then decoded rows. The
+        origin follows from the argument that a row came in, not from the ``origin`` of its table.
+
+    Raises
+    ------
+    SettingsError
+        If ``copies`` is below 1.
+    ValueError
+        If the vocabularies differ, or ``latent`` does not belong to ``decoded``.
+    """
+    if copies < 1:
+        raise SettingsError(f"copies={copies} would leave the originals out; use 1, or 2 as released")
+    n_decoded = -1 if decoded is None else len(decoded)
+    if (-1 if latent is None else len(latent)) != n_decoded:
+        raise ValueError("latent must be given exactly if decoded is, one number a row")
+
+    sources = {Origin.ORIGINAL: original, Origin.PATTERN: patterns, Origin.REGENERATED: decoded}
+    given = {origin: table for origin, table in sources.items() if table is not None}
+    everything = concatenate(list(given.values()))
+    origin = np.repeat(np.array(list(given), dtype=np.uint8), [len(table) for table in given.values()])
+    space = np.full(len(everything), -1, dtype=np.int64)
+    if latent is not None:
+        space[origin == Origin.REGENERATED] = latent
+
+    _, first = np.unique(row_codes(everything), return_index=True)
+    is_first = np.zeros(len(everything), dtype=bool)
+    is_first[first] = True
+    is_original = origin == Origin.ORIGINAL
+    trains = everything.lengths >= SHORTEST
+    again = np.tile(np.flatnonzero(is_original & trains), copies - 1)
+    rows = np.concatenate([again, np.flatnonzero((is_original | is_first) & trains)])
+    kept = take_rows(everything, rows)
+    table = SequenceTable(kept.items, kept.offsets, kept.users, kept.n_items, origin[rows])
+    return RegeneratedData(table, space[rows])
+
+
+def row_codes(table: SequenceTable) -> IntArray:
+    """Number the distinct rows: two rows get the same number exactly if they hold the same items.
+
+    Exact, not a hash: rows of each length are compared as bytes, by sorting.
+
+    Returns
+    -------
+    int64 array, shape [sequences]
+        Dense, ``0 .. distinct rows - 1``.
+    """
+    lengths = table.lengths
+    codes = np.empty(len(table), dtype=np.int64)
+    order = np.argsort(lengths, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if len(order) else []
+    used = 0
+    for rows in groups:
+        width = int(lengths[rows[0]])
+        inverse = np.zeros(len(rows), dtype=np.int64)
+        if width:
+            matrix = table.items[table.offsets[rows][:, None] + np.arange(width)]
+            whole_rows = matrix.view(np.dtype((np.void, width * matrix.itemsize)))[:, 0]
+            inverse = np.unique(whole_rows, return_inverse=True)[1]
+        codes[rows] = used + inverse
+        used += int(inverse.max()) + 1
+    return codes
+
+
+def take_rows(table: SequenceTable, rows: IntArray) -> SequenceTable:
+    """Return the named rows of a table, in that order; a row may be named more than once."""
+    lengths = table.lengths[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.repeat(table.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    times = None if table.times is None else table.times[place]
+    return SequenceTable(
+        table.items[place], offsets, table.users[rows], table.n_items, table.origin[rows], times
+    )
+
+
+def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
+    """Return the rows of all tables, one table after the other, without times.
+
+    Raises
+    ------
+    ValueError
+        If there is no table, or two have different vocabularies.
+    """
+    sizes = {table.n_items for table in tables}
+    if len(sizes) != 1:
+        raise ValueError(f"need tables over one vocabulary, got sizes {sorted(sizes)}")
+    return SequenceTable(
+        np.concatenate([table.items for table in tables]),
+        np.concatenate([[0], np.cumsum(np.concatenate([table.lengths for table in tables]))]),
+        np.concatenate([table.users for table in tables]),
+        sizes.pop(),
+        np.concatenate([table.origin for table in tables]),
+    )

@@ -1,0 +1,177 @@
+"""Regeneration as part of whole runs: every kind of training data, reuse, leakage, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_ra import run
+from recbole_ra.core.errors import CheckpointError, DataError, SettingsError
+
+
+def silent(line: str) -> None:
+    """Receives progress lines."""
+
+
+def test_second_start_trains_nothing_again(regenerating: dict[str, Any]) -> None:
+    first = run("RaSASRec", **regenerating, say=silent)
+    second = run("RaSASRec", **regenerating, say=silent)
+    assert first.reused == []
+    assert second.reused == ["decoded", "backbone", "bank", "raft"]
+    assert second.test == first.test
+    assert second.regeneration == first.regeneration
+
+
+def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -> None:
+    regenerating |= {"MAX_ITEM_LIST_LENGTH": 14, "epochs": 1, "raft_epochs": 1}
+    run("DR4SR", **regenerating, say=silent)
+    assert run("SASRec", **regenerating, say=silent).reused == ["decoded"]
+    other = {k: v for k, v in regenerating.items() if k not in ("inner_size", "n_layers")}
+    assert run("RaGRU4Rec", **other, memory_data="regenerated", say=silent).reused == ["decoded"]
+    changed = run("SASRec", **{**regenerating, "gamma": 0.1}, say=silent)
+    assert changed.reused == ["regenerator"]
+    changed = run("SASRec", **{**regenerating, "diversity": False}, say=silent)
+    assert changed.reused == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"regenerate": "patterns"},
+        {"regenerate": "patterns", "regenerate_origins": "pattern"},
+        {"regenerate_origins": "original+regenerated", "diversity": False},
+        {"fidelity_rank": 10, "hybrid": "released", "encoder_mask": "released", "original_copies": 2},
+        {"MAX_ITEM_LIST_LENGTH": 4, "regenerator_schedule": "released", "regenerator_dev_share": 0.0},
+        {"memory_data": "regenerated", "memory_source": "both"},
+    ],
+    ids=lambda change: ",".join(map(str, change.values())),
+)
+def test_options_run_to_a_test_result(change: dict[str, Any], regenerating: dict[str, Any]) -> None:
+    result = run("RaSASRec", **{**regenerating, **change}, say=silent)
+    assert result.test["unmasked"]["recall@20"] > 0.3
+    assert result.regeneration["training_targets"] > 0
+    pictures = {path.name for path in Path(result.folder).iterdir()}
+    assert {"regeneration.txt", "regeneration.png", "result.json"} <= pictures
+
+
+def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    target = tmp_path / "made" / "walks-dr4sr"
+    made = run("DR4SR", **regenerating, export_dir=str(target), say=silent)
+    assert made.test == {}
+    assert "regenerated" in made.table()
+    names = {path.name for path in target.iterdir()}
+    assert {f"walks-dr4sr.{split}.inter" for split in ("train", "valid", "test")} <= names
+    assert {"manifest.json", "sequences.tsv", "walks-dr4sr.yaml", "regeneration.png"} <= names
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest["statistics"] == made.regeneration["statistics"]
+    direct = run("SASRec", **regenerating, say=silent)
+    from_files = run("SASRec", **{**regenerating, "regenerate": str(target)}, say=silent)
+    assert from_files.test == direct.test
+    assert from_files.reused == ["backbone"]  # the same bytes: there is nothing to train again
+
+    with pytest.raises(DataError, match="exists already"):
+        run("DR4SR", **regenerating, export_dir=str(target), say=silent)
+    run("DR4SR", **regenerating, export_dir=str(target), overwrite=True, say=silent)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "love.txt").write_text("x")
+    with pytest.raises(DataError, match="holds no regenerated data set"):
+        run("DR4SR", **regenerating, export_dir=str(tmp_path / "letters"), overwrite=True, say=silent)
+
+
+def write_inter(folder: Path, sequences: list[list[int]]) -> Path:
+    """An atomic file; returns the folder of data sets."""
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user, sequence in enumerate(sequences):
+        rows += [f"u{user}\ti{item}\t{time}" for time, item in enumerate(sequence)]
+    (folder / "walks").mkdir(parents=True)
+    (folder / "walks" / "walks.inter").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_validation_and_test_items_change_no_byte(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    walks = [[*range(20), 0, 1]]  # the first training part names every item: ids depend on it alone
+    for _ in range(60):
+        start, length = rng.integers(20), rng.integers(5, 12)
+        walks.append([int((start + step + rng.integers(2)) % 20) for step in range(length)])
+    others = [walk[:-2] + rng.permutation(20)[:2].tolist() for walk in walks]
+    assert walks != others
+
+    def regenerate(name: str, sequences: list[list[int]], **change: Any) -> dict[str, bytes]:
+        own = {
+            **regenerating,
+            "data_path": str(write_inter(tmp_path / name, sequences)),
+            "checkpoint_dir": str(tmp_path / name / "saved"),
+            "user_inter_num_interval": None,
+            "fidelity_rank": 15,
+            **change,
+        }
+        run("DR4SR", **own, say=silent)
+        return {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for stage in ("teacher", "regenerator", "decoded")
+            for path in sorted((tmp_path / name / "saved").glob(f"{stage}-*/*"))
+            if path.suffix == ".npy"
+        } | weights(tmp_path / name / "saved")
+
+    first = regenerate("one", walks)
+    assert len(first) > 10
+    assert regenerate("again", walks) == first  # determinism: same seed, same bytes
+    assert regenerate("other", others) == first  # leakage
+    assert regenerate("seed", walks, seed=1) != first
+
+
+def weights(saved: Path) -> dict[str, bytes]:
+    """Every weight of the selected teacher and regenerator."""
+    import torch
+
+    found = {}
+    for stage in ("teacher", "regenerator"):
+        (path,) = saved.glob(f"{stage}-*/best.pt")
+        for name, value in torch.load(path, weights_only=True)["state_dict"].items():
+            found[f"{stage}.{name}"] = value.numpy().tobytes()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gamma": 1.5}, "gamma=1.5 must be between 0 and 1"),
+        ({"n_latents": 0}, "n_latents=0 must be >= 1"),
+        ({"regenerate": "dr4rs"}, "did you mean 'dr4sr'"),
+        ({"regenerate_origins": "original+paterns"}, "did you mean 'pattern'"),
+        ({"regenerator_heads": 3}, "regenerator_width=16 is not divisible by regenerator_heads=3"),
+        ({"regenerate": "none", "memory_data": "regenerated"}, "nothing is regenerated"),
+        ({"gumbel_tau": 0.05}, "gumbel_tau_min=0.1 is above gumbel_tau=0.05"),
+    ],
+)
+def test_settings_that_cannot_be(change: dict[str, Any], words: str, regenerating: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=words):
+        run("SASRec", **{**regenerating, **change}, say=silent)
+
+
+def test_a_data_set_without_patterns(regenerating: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="no pattern occurs in 500 sequences within 5 positions; lower"):
+        run("SASRec", **regenerating, min_support=500, say=silent)
+
+
+def test_a_regenerator_of_another_vocabulary(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    run("DR4SR", **regenerating, say=silent)
+    (checkpoint,) = (tmp_path / "saved").glob("regenerator-*/best.pt")
+    given = {**regenerating, "regenerator_checkpoint": str(checkpoint)}
+    assert run("DR4SR", **given, say=silent).reused == ["regenerator"]
+    data = write_inter(tmp_path / "other", [[1, 2, 3, 4, 5, 1, 2, 3]] * 9)
+    with pytest.raises(CheckpointError, match="was trained on another item vocabulary"):
+        run("DR4SR", **{**given, "data_path": str(data)}, say=silent)
+    with pytest.raises(CheckpointError, match="do not fit the model's settings"):
+        run("DR4SR", **{**given, "n_latents": 3}, say=silent)
+
+
+def test_only_a_data_set_is_made_by_the_regenerator(regenerating: dict[str, Any]) -> None:
+    for kind in ("none", regenerating["data_path"]):
+        with pytest.raises(SettingsError, match="model DR4SR makes a data set"):
+            run("DR4SR", **{**regenerating, "regenerate": kind}, say=silent)

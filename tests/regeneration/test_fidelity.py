@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from recbole_ra.regeneration.decoding import Decoded
+from torch import Tensor
+
+from recbole_ra.regeneration.fidelity import keep_plausible
+
+N_ITEMS = 8
+TABLE = torch.randn(N_ITEMS, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def score(items: Tensor, lengths: Tensor) -> Tensor:
+    """A recommender that sees order: the latest item counts most, padding nothing."""
+    place = torch.arange(items.shape[1])
+    weight = torch.where(place < lengths[:, None], 2.0 ** (place - lengths[:, None] + 1), 0.0).double()
+    return (TABLE[items] * weight[:, :, None]).sum(1) @ TABLE.T
+
+
+def one_by_one(row: list[int], rank: int, max_length: int) -> list[int]:
+    kept = row[:1]
+    for item in row[1:]:
+        history = kept[-max_length:]
+        scores = score(torch.tensor([history]), torch.tensor([len(history)]))[0]
+        if int((scores[1:] > scores[item]).sum()) < rank:
+            kept.append(item)
+    return kept
+
+
+def decoded_of(rows: list[list[int]]) -> Decoded:
+    return Decoded(
+        np.array([item for row in rows for item in row], dtype=np.int32),
+        np.cumsum([0, *map(len, rows)]),
+        np.arange(len(rows)),
+        np.zeros(len(rows), dtype=np.int64),
+    )
+
+
+def lists_of(decoded: Decoded) -> list[list[int]]:
+    pairs = zip(decoded.offsets[:-1], decoded.offsets[1:], strict=True)
+    return [decoded.items[a:b].tolist() for a, b in pairs]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, N_ITEMS - 1), max_size=6), max_size=7),
+    st.integers(1, N_ITEMS),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_equals_the_walk_one_row_at_a_time(
+    rows: list[list[int]], rank: int, max_length: int, batch_size: int
+) -> None:
+    found = keep_plausible(
+        decoded_of(rows),
+        score,
+        rank=rank,
+        max_length=max_length,
+        batch_size=batch_size,
+        device=torch.device("cpu"),
+    )
+    assert lists_of(found) == [one_by_one(row, rank, max_length) for row in rows]
+    if rank == N_ITEMS:
+        assert lists_of(found) == rows  # every item is among all of them
