@@ -20,6 +20,9 @@ from recbole_ra.regeneration.batches import PairBatch, PairBatches, annealed
 DEV_LOSS = "dev_loss"
 """Reconstruction loss a token on held-out pairs: what selects the regenerator's epoch."""
 
+SPACES_IN_USE = "spaces_in_use"
+"""How many latent spaces the held-out pairs choose: the perplexity of their mean choice, 1 to P."""
+
 
 class DR4SR(AbstractRecommender):
     """The regenerator as RecBole's trainer sees a model; it ranks nothing.
@@ -35,8 +38,8 @@ class DR4SR(AbstractRecommender):
         self.network = network
         self.settings = settings
 
-    def calculate_loss(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Reconstruction a token and weighted entropy a pair, each of shape []."""
+    def calculate_loss(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction a token, weighted entropy a pair and weighted imbalance, each of shape []."""
         settings = self.settings
         tau = annealed(
             batch.step,
@@ -45,7 +48,20 @@ class DR4SR(AbstractRecommender):
             least=settings.gumbel_tau_min,
         )
         loss = self.network.loss(batch.groups, tau)
-        return loss.reconstruction / loss.n_tokens, settings.entropy_weight * loss.entropy / loss.n_rows
+        return (
+            loss.reconstruction / loss.n_tokens,
+            settings.entropy_weight * loss.entropy / loss.n_rows,
+            settings.balance_weight * imbalance(loss.usage / loss.n_rows),
+        )
+
+
+def imbalance(usage: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the mean choice of a space, shape [P], from the uniform one; shape [].
+
+    Not in the paper. Its entropy term alone is also satisfied where every pattern chooses the same
+    space; the others then are never trained, yet decoded from (docs/results.md).
+    """
+    return torch.special.xlogy(usage, usage * len(usage)).sum()
 
 
 class RegeneratorTrainer(RaTrainer):
@@ -89,12 +105,14 @@ class RegeneratorTrainer(RaTrainer):
     def _valid_epoch(self, valid_data: PairBatches, show_progress: bool = False) -> Any:
         self.model.eval()
         network, tau = self.model.network, self.model.settings.gumbel_tau_min
-        total, tokens = 0.0, 0
+        total, tokens, usage = 0.0, 0, torch.zeros(network.n_latents)
         with torch.random.fork_rng():  # validation draws nothing from the stream of training
             torch.manual_seed(0)
             valid_data.epoch = 0
             for batch in valid_data:
                 loss = network.loss(batch.to(self.device).groups, tau)
                 total, tokens = total + float(loss.reconstruction), tokens + loss.n_tokens
-        self._last_result = {DEV_LOSS: total / tokens}
+                usage += loss.usage.cpu()
+        in_use = float(torch.special.entr(usage / usage.sum()).sum().exp())
+        self._last_result = {DEV_LOSS: total / tokens, SPACES_IN_USE: in_use}
         return self._last_result[DEV_LOSS], dict(self._last_result)

@@ -176,6 +176,9 @@ class RegenerationSettings:
     )
     regenerator_checkpoint: str | None = setting(None, "a trained regenerator to use instead of training one")
     entropy_weight: float = setting(1.0, "weight of the term that pushes a pattern into one space", low=0)
+    balance_weight: float = setting(
+        1.0, "weight of the term that keeps the spaces equally used; 0 = as published", low=0
+    )
     gumbel_tau: float = setting(1.0, "temperature of its choice of a space, at the start", low=1e-6)
     gumbel_tau_min: float = setting(0.1, "and at the end", low=1e-6)
     gumbel_decay: float = setting(0.995, "factor of the temperature a step", low=1e-6, high=1)

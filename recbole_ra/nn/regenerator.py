@@ -29,12 +29,16 @@ class PairLoss:
     n_tokens : int
     entropy : Tensor, shape []
         ``-Σ π log π`` of the choice among the latent spaces, summed over rows; 0 with one space.
+    usage : Tensor, shape [P]
+        ``π`` summed over rows: how much each latent space is chosen. Nothing in the paper's objective
+        keeps it even, and a space that is never chosen is never trained.
     n_rows : int
     """
 
     reconstruction: Tensor
     n_tokens: int
     entropy: Tensor
+    usage: Tensor
     n_rows: int
 
     @property
@@ -210,19 +214,20 @@ class Regenerator(nn.Module):
 
         memory = self._encode(vectors[0], source, causal=self.causal_encoder)
         x = self._embed(vectors[1], given, self.target_positions, self.target_norm)
-        entropy = x.new_zeros(())
+        entropy, usage = x.new_zeros(()), x.new_full((1,), len(items))
         if self.promoter is not None and self.latents is not None:
             reach = Reach(pattern, pattern, self.n_heads, x.dtype)
             # Without the begin symbol, which stands first in every row.
             read = x.index_select(0, (given.position > 0).nonzero().squeeze(1))
             log_choice = self.promoter(read, pattern, reach, tau)
-            entropy = -(log_choice.exp() * log_choice).sum()
-            memory = self.latents.mix(memory, log_choice.exp(), source.row)
+            choice = log_choice.exp()
+            entropy, usage = -(choice * log_choice).sum(), choice.sum(0)
+            memory = self.latents.mix(memory, choice, source.row)
         own = Reach(given, given, self.n_heads, x.dtype, causal=True)
         across = Reach(given, source, self.n_heads, x.dtype)
         states = self.decoder(x, memory, own, across)
         reconstruction = _restricted_cross_entropy(states, given, vectors, source)
-        return PairLoss(reconstruction, len(given), entropy, len(items))
+        return PairLoss(reconstruction, len(given), entropy, usage, len(items))
 
     def memories(self, source: Tensor) -> Tensor:
         """Encode sources [B, L] into their latent memories, shape [B, P, L, D]; never causal."""

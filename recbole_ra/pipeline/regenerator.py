@@ -36,6 +36,7 @@ SHAPES_REGENERATOR = (
     "regenerator_",
     "gumbel_",
     "entropy_",
+    "balance_",
     "pairs_",
     "n_latents",
     "diversity",

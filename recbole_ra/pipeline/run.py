@@ -15,7 +15,7 @@ from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.bridge.regenerated import RegeneratedDataset, training_sequences
-from recbole_ra.bridge.regenerator import DEV_LOSS
+from recbole_ra.bridge.regenerator import DEV_LOSS, SPACES_IN_USE
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes, write_json
@@ -111,7 +111,7 @@ class Run:
     def after_epoch(self, entry: Mapping[str, Any]) -> None:
         """Tell how an epoch went, and pass it on to the caller."""
         if self.config["show_progress"]:
-            measures = (str(self.config["valid_metric"]).lower(), DEV_LOSS)
+            measures = (str(self.config["valid_metric"]).lower(), DEV_LOSS, SPACES_IN_USE)
             valid = "".join(f"valid {name} {entry[name]:.4f}, " for name in measures if name in entry)
             self.say(
                 f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, {valid}"

@@ -142,6 +142,8 @@ def test_choices_sum_to_one_and_sharpen(training: bool) -> None:
         torch.manual_seed(1)  # the same noise
         choice = choices(model, tau)
         torch.testing.assert_close(choice.sum(1), torch.ones(len(PAIRS), dtype=choice.dtype))
+        torch.manual_seed(1)
+        torch.testing.assert_close(model.loss([group(PAIRS)], tau).usage, choice.sum(0))
         largest.append(choice.amax(1))
     for wide, narrow in itertools.pairwise(largest):
         assert (narrow >= wide).all()
@@ -190,7 +192,9 @@ def test_without_diversity_there_is_neither_promoter_nor_latent_space() -> None:
     assert {"promoter", "latents"} <= {name.split(".")[0] for name, _ in regenerator().named_parameters()}
     assert not {"promoter", "latents"} & names
     assert model.n_latents == 1
-    assert model.loss([group(PAIRS)], 1.0).entropy == 0
+    loss = model.loss([group(PAIRS)], 1.0)
+    assert loss.entropy == 0
+    assert loss.usage.tolist() == [len(PAIRS)]
 
 
 def test_one_item_table_is_shared() -> None:

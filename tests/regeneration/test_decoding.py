@@ -174,16 +174,30 @@ def test_finished_blocks_are_not_decoded_again(tmp_path: Path, monkeypatch: pyte
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
 
 
-def test_blocks_of_other_arguments_or_damaged_ones_are_made_again(tmp_path: Path) -> None:
-    run(folder=tmp_path)
-    run(regenerator(1), folder=tmp_path)
-    run(folder=tmp_path, gamma=0.9)
-    assert_same(run(folder=tmp_path, seed=2), run(seed=2))
+@pytest.mark.parametrize(
+    "changes",
+    [{"gamma": 0.9}, {"seed": 2}, {"max_tokens": 5}, {"hybrid": "released"}, {"model": regenerator(1)}],
+)
+def test_blocks_of_other_arguments_are_made_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    before = run(folder=tmp_path)
+    other = run(folder=tmp_path, **changes)
+    assert_same(other, run(**changes))
+    assert rows_of(other) != rows_of(before)
+
+
+def test_blocks_of_other_sources_are_made_again(tmp_path: Path) -> None:
+    table = sources()
+    run(folder=tmp_path, table=table)
+    mirrored = SequenceTable.from_arrays(N_ITEMS - table.items, table.offsets, N_ITEMS)
+    assert_same(run(folder=tmp_path, table=mirrored), run(table=mirrored))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_damaged_blocks_are_made_again(tmp_path: Path, kept: int) -> None:
+    expected = run(folder=tmp_path)
     block = tmp_path / "block-000002.npz"
-    block.write_bytes(block.read_bytes()[:100])
-    assert_same(run(folder=tmp_path, seed=2), run(seed=2))
-    block.write_bytes(b"")
-    assert_same(run(folder=tmp_path, seed=2), run(seed=2))
+    block.write_bytes(block.read_bytes()[:kept])
+    assert_same(run(folder=tmp_path), expected)
 
 
 def test_nothing_to_decode() -> None:

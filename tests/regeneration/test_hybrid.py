@@ -134,11 +134,11 @@ def test_learns_to_write_every_second_item(diversity: bool) -> None:
         diversity=diversity,
     )
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    for step in range(150):
+    for step in range(120):
         optimiser.zero_grad()
         model.loss([(sources, sources[:, ::2])], tau=max(0.1, 0.98**step)).total.backward()
         optimiser.step()
     found = decode(model, sources, torch.zeros(16, model.n_latents, 5, dtype=torch.bool))
     expected = torch.nn.functional.pad(sources[:, ::2], (0, 2))
     right = (found == expected[:, None]).all(-1).any(1)  # in the space that the pattern was put into
-    assert right.double().mean() >= 0.9
+    assert right.all()

@@ -1,0 +1,66 @@
+"""The regenerator as a model of RecBole's: its loss, its schedule, its validation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recbole_ra.bridge.regenerator import DR4SR, imbalance
+from recbole_ra.core.settings import RegenerationSettings
+from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.regeneration.batches import PairBatch
+
+SOURCES = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0], [2, 4, 6, 8]])
+PATTERNS = torch.tensor([[1, 3], [5, 7], [4, 8]])
+
+
+def model(**settings: float) -> DR4SR:
+    torch.manual_seed(0)
+    network = Regenerator(n_items=9, max_source=4, width=16, n_heads=2, inner=16, dropout=0.0, n_latents=3)
+    return DR4SR(network, RegenerationSettings(n_latents=3, **settings))
+
+
+def test_imbalance_is_zero_where_all_spaces_are_used_alike() -> None:
+    assert float(imbalance(torch.full((5,), 0.2))) == pytest.approx(0, abs=1e-6)
+    assert float(imbalance(torch.tensor([0.0, 0, 1, 0, 0]))) == pytest.approx(math.log(5))
+    assert float(imbalance(torch.ones(1))) == 0
+
+
+def test_the_loss_is_the_mean_of_each_term_with_its_weight() -> None:
+    batch = PairBatch([(SOURCES[:1], PATTERNS[:1]), (SOURCES[1:], PATTERNS[1:])], step=0)
+    plain = model().eval()
+    reconstruction, entropy, balance = plain.calculate_loss(batch)
+    parts = plain.network.loss([(SOURCES, PATTERNS)], 1.0)
+    assert float(reconstruction) == pytest.approx(float(parts.reconstruction) / 9, rel=1e-5)
+    assert float(entropy) == pytest.approx(float(parts.entropy) / 3, rel=1e-5)
+    weighted = model(entropy_weight=0.5, balance_weight=3.0).eval().calculate_loss(batch)
+    assert [float(term) for term in weighted] == pytest.approx(
+        [float(reconstruction), 0.5 * float(entropy), 3 * float(balance)], rel=1e-4
+    )
+
+
+def test_the_temperature_falls_with_the_steps() -> None:
+    batches = [PairBatch([(SOURCES, PATTERNS)], step=step) for step in (0, 100, 10_000)]
+    entropies = [float(model(balance_weight=0.0).eval().calculate_loss(batch)[1]) for batch in batches]
+    assert entropies == sorted(entropies, reverse=True)
+    settings = RegenerationSettings()
+    coldest = model().network.eval().loss([(SOURCES, PATTERNS)], settings.gumbel_tau_min)
+    assert entropies[-1] == pytest.approx(float(coldest.entropy) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("balance_weight", [0.0, 1.0])
+def test_balance_keeps_the_spaces_in_use(balance_weight: float) -> None:
+    regenerator = model(balance_weight=balance_weight).train()
+    rng = torch.Generator().manual_seed(1)
+    sources = torch.stack([torch.randperm(8, generator=rng)[:4] + 1 for _ in range(64)])
+    patterns = sources[:, ::2]
+    optimizer = torch.optim.Adam(regenerator.parameters(), lr=3e-3)
+    for step in range(150):
+        optimizer.zero_grad()
+        torch.stack(regenerator.calculate_loss(PairBatch([(sources, patterns)], step))).sum().backward()
+        optimizer.step()
+    usage = regenerator.network.eval().loss([(sources, patterns)], 0.1).usage / 64
+    perplexity = float(torch.special.entr(usage).sum().exp())
+    assert perplexity > 2 if balance_weight else perplexity < 1.5
