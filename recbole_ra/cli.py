@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if not words or words[0] in ("-h", "--help", "help"):
+        asks = not words or words[0] == "help" or bool({"-h", "--help"} & set(words))
+        if asks and words[:1] != ["prepare"]:
             print(help_text())
             return 0
         if words[0] == "--version":

@@ -241,5 +241,7 @@ def test_values_are_read_as_data() -> None:
 def test_help_names_models_data_sets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text: Any = capsys.readouterr().out
+    assert main(["regenerate", "--dataset=shop", "--help"]) == 0
+    assert capsys.readouterr().out == text
     for word in ("SASRec", "GRU4Rec", "amazon-beauty", "--n_neighbors=20", "--alpha=0.5", "prepare"):
         assert word in text

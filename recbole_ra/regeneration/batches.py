@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
+from recbole_ra.sequences.batching import least_padding
 from recbole_ra.sequences.table import IntArray, SequenceTable, gather_windows
 
 
@@ -127,40 +128,6 @@ def _rows(table: SequenceTable, rows: IntArray) -> Tensor:
     """Right-padded items, int64 [rows, longest]."""
     start = table.offsets[rows]
     return torch.from_numpy(gather_windows(table.items, start, table.offsets[rows + 1] - start))
-
-
-def least_padding(lengths: IntArray, n_groups: int) -> IntArray:
-    """Cut rows sorted by length into groups, each padded to its longest row, with the least padding.
-
-    Lengths are long-tailed, so groups of equal size leave twice as much of it.
-
-    Parameters
-    ----------
-    lengths : int64 array, shape [rows]
-        Rising.
-    n_groups : int
-        Most groups.
-
-    Returns
-    -------
-    int64 array, shape [groups + 1]
-        First row of each group, and the number of rows.
-    """
-    width, first = np.unique(lengths, return_index=True)
-    bounds = np.append(first, len(lengths))
-    # area[i, j]: places of a group of the i-th to the j-th distinct length.
-    area = (bounds[1:] - bounds[:-1, None]) * width.astype(np.float64)
-    area[np.tril_indices(len(width), -1)] = np.inf
-    best, cuts = area[0], []
-    for _ in range(min(n_groups, len(width)) - 1):
-        split = best[:-1, None] + area[1:]  # the last group begins with the length after the i-th
-        cuts.append(split.argmin(0))
-        best = split.min(0)
-    edges, last = [len(width)], len(width) - 1
-    for cut in reversed(cuts):
-        edges.append(int(cut[last]) + 1)
-        last = int(cut[last])
-    return bounds[np.array([0, *reversed(edges)])]
 
 
 def annealed(step: int, start: float = 1.0, rate: float = 0.995, least: float = 0.1) -> float:

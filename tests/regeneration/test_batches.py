@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_ra.regeneration.batches import PairBatch, PairBatches, annealed, least_padding
+from recbole_ra.regeneration.batches import PairBatch, PairBatches, annealed
 from recbole_ra.sequences.table import SequenceTable
 
 
@@ -121,27 +121,6 @@ def test_moving_keeps_everything() -> None:
     (batch, *_) = many()
     assert plain(batch.to("cpu")) == plain(batch)
     assert all(part.device.type == "meta" for group in batch.to("meta").groups for part in group)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 5))
-def test_groups_have_the_least_padding(lengths: list[int], n_groups: int) -> None:
-    rising = np.sort(lengths)
-
-    def places(edges: list[int]) -> int:
-        return sum((b - a) * int(rising[b - 1]) for a, b in itertools.pairwise(edges))
-
-    edges = least_padding(rising, n_groups).tolist()
-    assert edges[0] == 0
-    assert edges[-1] == len(rising)
-    assert len(edges) - 1 <= n_groups
-    assert all(a < b for a, b in itertools.pairwise(edges))
-    inner = range(1, len(rising))
-    best = min(
-        places([0, *cuts, len(rising)])
-        for count in range(min(n_groups, len(rising)))
-        for cuts in itertools.combinations(inner, count)
-    )
-    assert places(edges) == best
 
 
 @pytest.mark.parametrize(

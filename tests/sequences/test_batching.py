@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_ra.sequences.batching import SameTarget, TrainBatch, VisitBatches, VisitGroup
+from recbole_ra.sequences.batching import SameTarget, TrainBatch, VisitBatches, VisitGroup, least_padding
 from recbole_ra.sequences.prefixes import Prefixes
 from recbole_ra.sequences.table import SequenceTable
 
@@ -240,3 +241,24 @@ def test_same_target_draws_evenly(row: int) -> None:
     assert sorted(count) == others
     # 2000 expected of each, standard deviation 39.
     assert all(abs(count[other] - 2000) < 200 for other in others)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 5))
+def test_groups_have_the_least_padding(lengths: list[int], n_groups: int) -> None:
+    rising = np.sort(lengths)
+
+    def places(edges: list[int]) -> int:
+        return sum((b - a) * int(rising[b - 1]) for a, b in itertools.pairwise(edges))
+
+    edges = least_padding(rising, n_groups).tolist()
+    assert edges[0] == 0
+    assert edges[-1] == len(rising)
+    assert len(edges) - 1 <= n_groups
+    assert all(a < b for a, b in itertools.pairwise(edges))
+    inner = range(1, len(rising))
+    best = min(
+        places([0, *cuts, len(rising)])
+        for count in range(min(n_groups, len(rising)))
+        for cuts in itertools.combinations(inner, count)
+    )
+    assert places(edges) == best
