@@ -129,7 +129,7 @@ class RaTrainer(Trainer):
         def observed(batch: Any) -> Any:
             losses = loss_func(batch)
             if not bar.disable and bar.n % 10 == 0:
-                total = float(sum(losses) if isinstance(losses, tuple) else losses)
+                total = sum(part.item() for part in losses) if isinstance(losses, tuple) else losses.item()
                 bar.set_postfix(loss=f"{total:.4f}", refresh=False)
             return losses
 

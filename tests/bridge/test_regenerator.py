@@ -30,12 +30,13 @@ def test_imbalance_is_zero_where_all_spaces_are_used_alike() -> None:
 
 def test_the_loss_is_the_mean_of_each_term_with_its_weight() -> None:
     batch = PairBatch([(SOURCES[:1], PATTERNS[:1]), (SOURCES[1:], PATTERNS[1:])], step=0)
-    plain = model().eval()
+    plain = model().eval().requires_grad_(False)
     reconstruction, entropy, balance = plain.calculate_loss(batch)
     parts = plain.network.loss([(SOURCES, PATTERNS)], 1.0)
     assert float(reconstruction) == pytest.approx(float(parts.reconstruction) / 9, rel=1e-5)
     assert float(entropy) == pytest.approx(float(parts.entropy) / 3, rel=1e-5)
-    weighted = model(entropy_weight=0.5, balance_weight=3.0).eval().calculate_loss(batch)
+    other = model(entropy_weight=0.5, balance_weight=3.0).eval().requires_grad_(False)
+    weighted = other.calculate_loss(batch)
     assert [float(term) for term in weighted] == pytest.approx(
         [float(reconstruction), 0.5 * float(entropy), 3 * float(balance)], rel=1e-4
     )
@@ -43,10 +44,11 @@ def test_the_loss_is_the_mean_of_each_term_with_its_weight() -> None:
 
 def test_the_temperature_falls_with_the_steps() -> None:
     batches = [PairBatch([(SOURCES, PATTERNS)], step=step) for step in (0, 100, 10_000)]
-    entropies = [float(model(balance_weight=0.0).eval().calculate_loss(batch)[1]) for batch in batches]
+    regenerator = model(balance_weight=0.0).eval().requires_grad_(False)
+    entropies = [float(regenerator.calculate_loss(batch)[1]) for batch in batches]
     assert entropies == sorted(entropies, reverse=True)
     settings = RegenerationSettings()
-    coldest = model().network.eval().loss([(SOURCES, PATTERNS)], settings.gumbel_tau_min)
+    coldest = regenerator.network.loss([(SOURCES, PATTERNS)], settings.gumbel_tau_min)
     assert entropies[-1] == pytest.approx(float(coldest.entropy) / 3, rel=1e-4)
 
 
@@ -54,13 +56,13 @@ def test_the_temperature_falls_with_the_steps() -> None:
 def test_balance_keeps_the_spaces_in_use(balance_weight: float) -> None:
     regenerator = model(balance_weight=balance_weight).train()
     rng = torch.Generator().manual_seed(1)
-    sources = torch.stack([torch.randperm(8, generator=rng)[:4] + 1 for _ in range(64)])
+    sources = torch.stack([torch.randperm(8, generator=rng)[:4] + 1 for _ in range(32)])
     patterns = sources[:, ::2]
     optimizer = torch.optim.Adam(regenerator.parameters(), lr=3e-3)
-    for step in range(150):
+    for step in range(100):
         optimizer.zero_grad()
         torch.stack(regenerator.calculate_loss(PairBatch([(sources, patterns)], step))).sum().backward()
         optimizer.step()
-    usage = regenerator.network.eval().loss([(sources, patterns)], 0.1).usage / 64
+    usage = regenerator.network.eval().loss([(sources, patterns)], 0.1).usage.detach() / 32
     perplexity = float(torch.special.entr(usage).sum().exp())
     assert perplexity > 2 if balance_weight else perplexity < 1.5
