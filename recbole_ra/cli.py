@@ -77,7 +77,7 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     from recbole_ra.models.registry import REGENERATOR
 
     names = [word.partition("=")[0] for word in words]
-    if "--out" not in names:
+    if not any(word.startswith("--out=") and word != "--out=" for word in words):
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
     if "--model" in names:
         raise SettingsError(

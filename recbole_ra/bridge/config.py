@@ -264,9 +264,9 @@ class RaConfig(Config):
         """What is wrong with the settings of regeneration as a whole."""
         regeneration, known = self.regeneration, [origin.name.lower() for origin in Origin]
         kind = regeneration.regenerate
-        if kind not in REGENERATIONS and not Path(kind).exists():
+        if kind not in REGENERATIONS and not os.path.exists(kind):
             names = ", ".join(REGENERATIONS)
-            yield f"regenerate={kind!r} is neither {names} nor a file{nearest(kind, REGENERATIONS)}"
+            yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
         if self.only_regenerates and kind not in ("dr4sr", "patterns"):
             yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
         for origin in regeneration.origins:
@@ -285,6 +285,13 @@ class RaConfig(Config):
                 f"gumbel_tau_min={regeneration.gumbel_tau_min} is above "
                 f"gumbel_tau={regeneration.gumbel_tau}, but the temperature falls"
             )
+        if regeneration.decode_length > longest_decoded(self):
+            yield (
+                f"decode_length={regeneration.decode_length} must be <= {longest_decoded(self)}; raise "
+                "MAX_ITEM_LIST_LENGTH for more"
+            )
+        if self.run.export_dir is not None and kind == "none":
+            yield f"export_dir={self.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
         if self.bank.memory_data == "regenerated" and kind == "none":
             yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
 
@@ -297,6 +304,13 @@ class RaConfig(Config):
     def seed_value(self) -> int:
         """The run's seed."""
         return int(self.final_config_dict["seed"])
+
+
+def longest_decoded(config: RaConfig) -> int:
+    """Items that the regenerator has positions for; not ``decode_length``, so that it can change later."""
+    return max(
+        int(config["MAX_ITEM_LIST_LENGTH"]), config.patterns.window, RegenerationSettings.decode_length
+    )
 
 
 class _OwnModel:

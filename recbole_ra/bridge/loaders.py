@@ -22,6 +22,7 @@ from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.core.errors import DataError
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.sequences.batching import VisitBatches
+from recbole_ra.sequences.prefixes import Prefixes
 from recbole_ra.sequences.table import IntArray
 
 
@@ -76,8 +77,13 @@ def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, t
     if backbone is None:
         sampler, _, _ = create_samplers(config, splits.whole, [splits.train, splits.valid, splits.test])
         return _SeededTrainDataLoader(config, train, sampler, shuffle=config["shuffle"])
+    return visit_batches(config, train.prefixes, backbone)
+
+
+def visit_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> VisitBatches:
+    """Batches of rows for a backbone of ours."""
     return VisitBatches(
-        train.prefixes,
+        rows,
         batch_size=config["train_batch_size"],
         positions_per_visit=config.feed.positions_per_visit if backbone.causal else 1,
         n_groups=config.feed.length_groups,

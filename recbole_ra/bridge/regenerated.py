@@ -84,6 +84,16 @@ def _columns(train: CompactDataset, table: SequenceTable) -> Interaction:
     return Interaction(columns)
 
 
+def check_originals(train: CompactDataset, table: SequenceTable) -> None:
+    """Refuse a table with an original row that is not its owner's training sequence.
+
+    Raises
+    ------
+    DataError
+    """
+    _source_of_originals(train, table)
+
+
 def _source_of_originals(train: CompactDataset, table: SequenceTable) -> IntArray:
     """Where each item of the original rows stands among the interactions, shape [their items]."""
     rows = np.flatnonzero(table.origin == Origin.ORIGINAL)
@@ -97,7 +107,7 @@ def _source_of_originals(train: CompactDataset, table: SequenceTable) -> IntArra
     known[np.repeat(np.arange(len(rows)), length)[~same]] = False
     if not known.all():
         first = int(table.users[rows[np.flatnonzero(~known)[0]]])
-        user = train.field2id_token[train.uid_field][max(first, 0)]
+        user = train.field2id_token[train.uid_field][first] if first > 0 else "nobody"
         raise DataError(
             f"data set '{train.dataset_name}': {int((~known).sum())} regenerated rows of origin 'original' "
             f"are not their user's training sequence (first: user '{user}'); they were made from another "

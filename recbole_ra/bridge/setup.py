@@ -30,7 +30,14 @@ from recbole_ra.sequences.prefixes import Prefixes
 READS_EXPANDED_ROWS = frozenset({"FEARec"})
 
 # How the SASRec is trained whose item vectors a regenerator starts from.
-TEACHER = {"learning_rate": 1e-3, "train_batch_size": 2048, "learner": "adam", "weight_decay": 0.0}
+TEACHER = {
+    "learning_rate": 1e-3,
+    "train_batch_size": 2048,
+    "learner": "adam",
+    "weight_decay": 0.0,
+    "clip_grad_norm": None,
+    "enable_amp": False,
+}
 
 
 def seed_everything(config: RaConfig) -> None:

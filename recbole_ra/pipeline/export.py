@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,34 +10,76 @@ from pathlib import Path
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest_bytes, explain_disk_errors, write_json
-from recbole_ra.pipeline.regeneration import Regenerated, user_tokens
+from recbole_ra.pipeline.regeneration import MANIFEST, Regenerated, user_tokens
 from recbole_ra.pipeline.run import Run
 from recbole_ra.regeneration.export import SEQUENCES_FILE, write_benchmark_files, write_sequences
 
+# Settings, beside those of regeneration, that decide what an exported data set holds.
+DATA_SETTINGS = (
+    "MAX_ITEM_LIST_LENGTH",
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+    "val_interval",
+    "eval_args",
+)
 
-def check_export(run: Run, target: Path) -> None:
-    """Refuse, before anything is trained, a target that cannot be used.
+
+def check_export(run: Run, target: Path) -> Path:
+    """Refuse, before anything is trained, a target that cannot be used; gives it without links.
 
     Raises
     ------
     DataError
-        If there is something already, and ``overwrite`` is not set; or if it is not ours to replace.
+        If there is something already and ``overwrite`` is not set; if it holds what is not ours; if
+        no folder can be made there; or if a split that has to be written is empty.
     """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
+    target = target.resolve()
+    if not target.name or target.name == "ml-100k":
+        raise DataError(f"{target}: is no name for a data set of your own; name another folder")
+    if not len(run.splits.valid) or not len(run.splits.test):
+        raise DataError(
+            f"{target}: benchmark files need validation and test rows, but the split leaves none; "
+            "choose another with --eval_args"
+        )
+    with explain_disk_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise DataError(f"{target}: no folder can be made there; name another") from error
+        if not target.is_dir():
+            if target.exists():
+                raise DataError(f"{target}: is a file; name another folder")
+            return target
+        found = {path.name for path in target.iterdir()}
+    if not found:
+        return target
     if not run.config.run.overwrite:
         raise DataError(f"{target}: exists already; name another folder, or replace it with --overwrite")
-    if not (target / SEQUENCES_FILE).is_file():
-        raise DataError(f"{target}: holds no regenerated data set and is not replaced; name another folder")
+    strange = sorted(found - _written(target))
+    if strange:
+        raise DataError(
+            f"{target}: holds '{strange[0]}', which is not ours, so it is not replaced; name another folder"
+        )
+    return target
+
+
+def _written(folder: Path) -> set[str]:
+    """Names of what an earlier export wrote there."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {MANIFEST, *files}
 
 
 def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapping[str, str]) -> None:
     """Write RecBole benchmark files, the sequences with their origins, a manifest and the pictures.
 
-    The folder appears whole: it is written beside its place and then renamed.
+    The folder appears whole: it is written beside its place and then renamed; what it replaces is
+    deleted after that.
     """
     splits, data = run.splits, regenerated.data
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     with explain_disk_errors(target):
         try:
             part.mkdir(parents=True)
@@ -55,10 +98,12 @@ def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapp
             regenerated.save_pictures(part)
             files = {path.name: digest_bytes(path.read_bytes()) for path in sorted(part.iterdir())}
             write_json(
-                part / "manifest.json",
+                part / MANIFEST,
                 {
                     "dataset": run.config.dataset,
                     "fingerprint": run.fingerprint,
+                    "training_part": run.training_part,
+                    "data_settings": {name: run.config[name] for name in DATA_SETTINGS},
                     "seed": run.config.seed_value,
                     "versions": dict(versions),
                     "files": files,
@@ -66,8 +111,9 @@ def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapp
                 },
             )
             if target.exists():
-                shutil.rmtree(target)
+                target.replace(old)
             part.replace(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     run.say(f"regenerated data set: {target}")

@@ -145,7 +145,7 @@ def regenerated_memories(run: Run, base: Recommender, trim: bool) -> dict[str, A
 @torch.no_grad()
 def pattern_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
     """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
-    patterns = run.patterns.to_table(run.n_items)
+    patterns = run.pattern_table()
     rows = Prefixes(
         patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.regenerated import RegeneratedDataset
+from recbole_ra.bridge.regenerated import RegeneratedDataset, check_originals
 from recbole_ra.bridge.regenerator import DEV_LOSS
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
-from recbole_ra.pipeline.regenerator import RegeneratorStages
+from recbole_ra.pipeline.regenerator import RegeneratorStages, source_windows
 from recbole_ra.pipeline.run import Run
 from recbole_ra.regeneration.export import SEQUENCES_FILE, read_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
@@ -22,7 +23,9 @@ from recbole_ra.regeneration.statistics import RegenerationStatistics, regenerat
 from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.regeneration import statistics_plot, statistics_table
 from recbole_ra.report.tables import render
-from recbole_ra.sequences.table import Origin, SequenceTable
+from recbole_ra.sequences.table import Origin
+
+MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -84,12 +87,12 @@ def regeneration_stage(run: Run) -> Regenerated | None:
     history: list[dict[str, Any]] = []
     if kind == "none":
         return None
-    patterns, decoded, sources = None, None, source_windows(run)
+    patterns, decoded, sources = None, None, source_windows(run, run.sequences)
     if kind in ("dr4sr", "patterns"):
-        patterns = run.patterns.to_table(run.n_items)
+        patterns = run.pattern_table()
         run.say(f"patterns: {len(patterns)}")
         if kind == "dr4sr":
-            stages = RegeneratorStages(run, sources)
+            stages = RegeneratorStages(run)
             decoded, history = stages.decoded(), stages.history()
         data = merge(
             run.sequences,
@@ -100,6 +103,7 @@ def regeneration_stage(run: Run) -> Regenerated | None:
         )
     else:
         data = read_regenerated(run, Path(kind))
+    check_originals(run.splits.train, data.table)
     wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
     kept = data.keep(wanted)
     if not len(kept.table):
@@ -120,18 +124,30 @@ def regeneration_stage(run: Run) -> Regenerated | None:
     return Regenerated(data, train, statistics, history)
 
 
-def source_windows(run: Run) -> SequenceTable:
-    """Training sequences of at least 2 items, those longer than the position table in pieces."""
-    lengths = run.sequences.lengths
-    long_enough = run.sequences.head(np.where(lengths < 2, 0, lengths))
-    return long_enough.windows(run.config["MAX_ITEM_LIST_LENGTH"])
-
-
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:
-    """What ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it."""
+    """What ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or was made from another data set or split: held-out items might
+        stand in it.
+    """
     file = path / SEQUENCES_FILE if path.is_dir() else path
     run.say(f"training data: {file}")
-    return read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
+    data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
+    try:
+        made_from = json.loads(file.with_name(MANIFEST).read_text())["training_part"]
+    except (OSError, ValueError, KeyError, TypeError):
+        made_from = None
+    if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
+        run.say(f"{file}: has neither a manifest nor original rows; that it fits this split is not checked")
+    if made_from not in (None, run.training_part):
+        raise DataError(
+            f"{file}: was made from another data set or split than '{run.config.dataset}' is now; "
+            "regenerate with these settings"
+        )
+    return data
 
 
 def user_tokens(run: Run) -> list[str]:

@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
-from recbole_ra.bridge.loaders import train_batches
+from recbole_ra.bridge.config import longest_decoded
+from recbole_ra.bridge.loaders import visit_batches
 from recbole_ra.bridge.recommenders import BackboneRecommender
 from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
 from recbole_ra.bridge.setup import seed_everything, stage_config
@@ -29,6 +30,7 @@ from recbole_ra.pipeline.run import STAGE_VERSIONS, Run, train_stage
 from recbole_ra.regeneration.batches import PairBatches
 from recbole_ra.regeneration.decoding import Decoded, regenerate_sequences
 from recbole_ra.regeneration.fidelity import keep_plausible
+from recbole_ra.sequences.prefixes import Prefixes
 from recbole_ra.sequences.table import SequenceTable
 
 # Settings by the first letters of their names, and the stage whose result they shape.
@@ -45,30 +47,40 @@ SHAPES_REGENERATOR = (
 SHAPES_DECODING = ("gamma", "hybrid", "decode_length", "fidelity_rank")
 
 
+def source_windows(run: Run, sequences: SequenceTable) -> SequenceTable:
+    """Training sequences of at least 2 items, those longer than the position table in pieces."""
+    lengths = sequences.lengths
+    long_enough = sequences.head(np.where(lengths < 2, 0, lengths))
+    return long_enough.windows(run.config["MAX_ITEM_LIST_LENGTH"])
+
+
 class RegeneratorStages:
     """Three stages, each trained or reused only when its result is asked for.
 
-    Nothing here sees more than the training part of each user, validation included: what is made
-    does not change with validation or test items.
+    Nothing here sees more than the training part of each user, not even the data set's item ids,
+    which depend on the rest: what is made does not change with validation or test items.
 
     Parameters
     ----------
     run : Run
-    sources : SequenceTable
-        Training sequences in pieces that fit the position table.
     """
 
-    def __init__(self, run: Run, sources: SequenceTable) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.sources = sources
-        self.patterns = run.patterns.to_table(run.n_items)
+        self.items = run.items
+        self.sources = source_windows(run, run.numbered)
+        self.patterns = run.patterns.to_table(len(run.items))
         self.settings = run.config.regeneration
         self.max_length = run.config["MAX_ITEM_LIST_LENGTH"]
         self._training_part = {
-            "data": digest_bytes(run.sequences.fingerprint().encode(), run.vocabulary.encode()),
+            "data": run.training_part,
             "seed": run.config.seed_value,
             "max_length": self.max_length,
         }
+
+    def _identity(self, model: str) -> dict[str, Any]:
+        """What a checkpoint of here is tied to."""
+        return {"model": model, "vocabulary": self.items.digest(), "n_items": len(self.items)}
 
     def _content(self, stage: str, **inputs: Any) -> dict[str, Any]:
         return {"stage": stage, "version": STAGE_VERSIONS[stage], **self._training_part, **inputs}
@@ -106,7 +118,7 @@ class RegeneratorStages:
         """
         run, config = self.run, self.run.config
         seed_everything(config)
-        backbone = SASRec(run.n_items, self.max_length, self.teacher_settings)
+        backbone = SASRec(len(self.items), self.max_length, self.teacher_settings)
         model = BackboneRecommender(backbone, run.fields).to(config.torch_device)
         key = digest(self.teacher_content)
         found = run.reuse("teacher", key)
@@ -114,13 +126,13 @@ class RegeneratorStages:
             stage_config(config, "teacher"),
             model,
             folder=found or run.store.start("teacher", key, resume=config.run.resume),
-            identity=run.identity("SASRec"),
+            identity=self._identity("SASRec"),
             stage="teacher",
             train_dataset=run.splits.train,
             on_epoch=run.after_epoch,
         )
         if found is None:
-            batches = train_batches(trainer.config, run.splits, backbone, run.splits.train)
+            batches = visit_batches(trainer.config, Prefixes.all_of(run.numbered, self.max_length), backbone)
             train_stage(run, trainer, batches, None)
             trainer.saved_model_file = str(run.store.finish("teacher", key, self.teacher_content) / "best.pt")
         trainer.load_best()
@@ -137,19 +149,14 @@ class RegeneratorStages:
             teacher=digest(self.teacher_content),
             settings=self._some_settings(SHAPES_REGENERATOR),
             patterns=dataclasses.asdict(self.run.config.patterns),
-            longest=self._longest,
+            optimiser={name: self.run.config[name] for name in ("learner", "clip_grad_norm", "enable_amp")},
         )
-
-    @property
-    def _longest(self) -> int:
-        """Positions of the decoder: a start symbol, then the longest pattern or decoded sequence."""
-        return 1 + max(self.settings.decode_length, int(self.patterns.lengths.max()))
 
     def build(self) -> DR4SR:
         """The untrained regenerator that the settings describe."""
         settings = self.settings
         network = Regenerator(
-            n_items=self.run.n_items,
+            n_items=len(self.items),
             width=settings.regenerator_width,
             n_layers=settings.regenerator_layers,
             n_heads=settings.regenerator_heads,
@@ -159,7 +166,7 @@ class RegeneratorStages:
             diversity=settings.diversity,
             causal_encoder=settings.encoder_mask == "released",
             max_source=self.max_length,
-            max_target=self._longest,
+            max_target=1 + longest_decoded(self.run.config),
         )
         return DR4SR(network, settings).to(self.run.config.torch_device)
 
@@ -169,7 +176,7 @@ class RegeneratorStages:
         if self.settings.regenerator_checkpoint is None:
             return None
         path, model = Path(self.settings.regenerator_checkpoint), self.build()
-        content = load_checkpoint(path, self.run.config.torch_device, self.run.identity(REGENERATOR))
+        content = load_checkpoint(path, self.run.config.torch_device, self._identity(REGENERATOR))
         load_weights(model, content["state_dict"], path)
         self.run.reused.append("regenerator")
         self.run.say(f"regenerator: loaded {path}")
@@ -192,7 +199,7 @@ class RegeneratorStages:
             stage_config(config, "regenerator"),
             model,
             folder=found or run.store.start("regenerator", key, resume=config.run.resume),
-            identity=run.identity(REGENERATOR),
+            identity=self._identity(REGENERATOR),
             stage=REGENERATOR,
             train_dataset=run.splits.train,
             on_epoch=run.after_epoch,
@@ -246,13 +253,18 @@ class RegeneratorStages:
     # Decoding
 
     def decoded(self) -> Decoded:
-        """Every source decoded once per latent space, and filtered if fidelity is asked for."""
+        """Every source decoded once per latent space, with the data set's item ids."""
+        numbered = self._decoded()
+        return dataclasses.replace(numbered, items=self.items.ids[numbered.items].astype(np.int32))
+
+    def _decoded(self) -> Decoded:
+        """The same with the numbers of the training items, filtered if fidelity is asked for."""
         run, config, settings = self.run, self.run.config, self.settings
         given = self._given
         content = self._content(
             "decoded",
             regenerator=digest(self.regenerator_content) if given is None else given[1],
-            settings=self._some_settings(SHAPES_DECODING),
+            settings=self._some_settings((*SHAPES_REGENERATOR, *SHAPES_DECODING)),
             teacher=digest(self.teacher_content) if settings.fidelity_rank else None,
         )
         key = digest(content)

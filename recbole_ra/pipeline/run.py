@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recbole_ra.bridge.augmented import Retrieved
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.dataset import CompactDataset
@@ -20,6 +22,7 @@ from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes, write_json
 from recbole_ra.patterns.mining import Patterns, mine_patterns
+from recbole_ra.sequences.relabel import TrainingItems
 from recbole_ra.sequences.table import SequenceTable
 
 STAGE_VERSIONS = {"teacher": 1, "regenerator": 1, "decoded": 1, "backbone": 1, "bank": 1, "raft": 1}
@@ -73,8 +76,23 @@ class Run:
         return training_sequences(self.splits.train)
 
     @functools.cached_property
+    def items(self) -> TrainingItems:
+        """The items of the training part, numbered without a look at the rest."""
+        return TrainingItems.of(self.sequences, self.splits.whole.vocabulary)
+
+    @functools.cached_property
+    def numbered(self) -> SequenceTable:
+        """The training part with the numbers of :attr:`items`."""
+        return self.items.number(self.sequences)
+
+    @functools.cached_property
+    def training_part(self) -> str:
+        """Digest of the training part; the same whatever is held out."""
+        return digest_bytes(self.numbered.fingerprint().encode(), self.items.digest().encode())
+
+    @functools.cached_property
     def patterns(self) -> Patterns:
-        """Frequent patterns of the training sequences (METHOD 1.1).
+        """Frequent patterns of the training sequences (METHOD 1.1), with the numbers of :attr:`items`.
 
         Raises
         ------
@@ -82,7 +100,7 @@ class Run:
             If there is none.
         """
         window, min_support = self.config.patterns.window, self.config.patterns.min_support
-        mined = mine_patterns(self.sequences, window=window, min_support=min_support)
+        mined = mine_patterns(self.numbered, window=window, min_support=min_support)
         if not len(mined):
             raise DataError(
                 f"data set '{self.config.dataset}': no pattern occurs in {min_support} sequences within "
@@ -90,6 +108,13 @@ class Run:
                 "(memory_source=enumerate, regenerate=none)"
             )
         return mined
+
+    def pattern_table(self) -> SequenceTable:
+        """The patterns with the data set's item ids, as sequences that nobody owns."""
+        table = self.patterns.to_table(len(self.items))
+        return dataclasses.replace(
+            table, items=self.items.ids[table.items].astype(np.int32), n_items=self.n_items
+        )
 
     @property
     def training(self) -> CompactDataset:

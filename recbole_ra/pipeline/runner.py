@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -79,7 +80,7 @@ def run(
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
     if config.run.export_dir is not None:
-        check_export(state, Path(config.run.export_dir))
+        config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if config.augmented and config.bank.memory_data == "original":
         check_bank_size(state)
     regenerated = regeneration_stage(state)
@@ -183,12 +184,14 @@ def _finish(
         regeneration={} if regenerated is None else regenerated.facts(config),
     )
     folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
+    result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
     if regenerated is not None:
         regenerated.save_pictures(folder)
         if config.only_regenerates or config.run.export_dir is not None:
-            target = config.run.export_dir or folder / f"{config.dataset}-{config.regeneration.regenerate}"
-            export_data(state, regenerated, Path(target), result.versions)
-    result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
+            target = Path(
+                config.run.export_dir or folder / f"{config.dataset}-{config.regeneration.regenerate}"
+            )
+            export_data(state, regenerated, target, result.versions)
     state.say(f"result: {folder}")
     return result
 

@@ -76,10 +76,37 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     with pytest.raises(DataError, match="exists already"):
         run("DR4SR", **regenerating, export_dir=str(target), say=silent)
     run("DR4SR", **regenerating, export_dir=str(target), overwrite=True, say=silent)
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "love.txt").write_text("x")
-    with pytest.raises(DataError, match="holds no regenerated data set"):
-        run("DR4SR", **regenerating, export_dir=str(tmp_path / "letters"), overwrite=True, say=silent)
+    assert (target / "manifest.json").is_file()
+    (target / "love.txt").write_text("x")
+    with pytest.raises(DataError, match=r"holds 'love\.txt', which is not ours"):
+        run("DR4SR", **regenerating, export_dir=str(target), overwrite=True, say=silent)
+    assert not [path.name for path in target.parent.iterdir() if path != target]
+
+
+def test_a_set_of_another_split_is_refused(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    shares = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}}
+    run("DR4SR", **regenerating, **shares, export_dir=str(target), say=silent)
+    given = {**regenerating, "regenerate": str(target)}
+    for kept in ("original+pattern+regenerated", "pattern"):
+        with pytest.raises(DataError, match="another data set or split"):
+            run("SASRec", **given, regenerate_origins=kept, say=silent)
+    (target / "manifest.json").unlink()  # its original rows give it away too
+    with pytest.raises(DataError, match="are not their user's training sequence"):
+        run("SASRec", **given, regenerate_origins="pattern", say=silent)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("a.txt/made", "no folder can be made there"), ("a.txt", "is a file"), ("ml-100k", "is no name for")],
+)
+def test_places_that_cannot_be_written(
+    place: str, words: str, regenerating: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=words):
+        run("DR4SR", **regenerating, export_dir=str(tmp_path / place), say=silent)
+    assert not (tmp_path / "saved").exists()  # refused before anything was trained
 
 
 def write_inter(folder: Path, sequences: list[list[int]]) -> Path:
@@ -94,35 +121,37 @@ def write_inter(folder: Path, sequences: list[list[int]]) -> Path:
 
 def test_validation_and_test_items_change_no_byte(regenerating: dict[str, Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    walks = [[*range(20), 0, 1]]  # the first training part names every item: ids depend on it alone
+    walks = []
     for _ in range(60):
         start, length = rng.integers(20), rng.integers(5, 12)
         walks.append([int((start + step + rng.integers(2)) % 20) for step in range(length)])
-    others = [walk[:-2] + rng.permutation(20)[:2].tolist() for walk in walks]
-    assert walks != others
+    # The first user's come first in the file, so that they change the ids of all items.
+    others = [[*walk[:-2], *rng.permutation(20)[:2].tolist()] for walk in walks]
+    assert sum(walk != other for walk, other in zip(walks, others, strict=True)) > 50
 
     def regenerate(name: str, sequences: list[list[int]], **change: Any) -> dict[str, bytes]:
         own = {
             **regenerating,
             "data_path": str(write_inter(tmp_path / name, sequences)),
             "checkpoint_dir": str(tmp_path / name / "saved"),
+            "export_dir": str(tmp_path / name / "made"),
             "user_inter_num_interval": None,
             "fidelity_rank": 15,
             **change,
         }
         run("DR4SR", **own, say=silent)
-        return {
-            str(path.relative_to(tmp_path / name)): path.read_bytes()
-            for stage in ("teacher", "regenerator", "decoded")
-            for path in sorted((tmp_path / name / "saved").glob(f"{stage}-*/*"))
-            if path.suffix == ".npy"
-        } | weights(tmp_path / name / "saved")
+        (decoded,) = (tmp_path / name / "saved").glob("decoded-*/decoded.npz")
+        with np.load(decoded) as arrays:
+            found = {f"decoded.{name}": values.tobytes() for name, values in arrays.items()}
+        sequences_file = (tmp_path / name / "made" / "sequences.tsv").read_bytes()
+        return found | weights(tmp_path / name / "saved") | {"sequences": sequences_file}
 
     first = regenerate("one", walks)
-    assert len(first) > 10
+    assert {"decoded.items", "sequences", "teacher.backbone.item_embedding.weight"} <= set(first)
+    assert b"regenerated\t" in first["sequences"]
     assert regenerate("again", walks) == first  # determinism: same seed, same bytes
     assert regenerate("other", others) == first  # leakage
-    assert regenerate("seed", walks, seed=1) != first
+    assert regenerate("seed", walks, seed=1)["decoded.items"] != first["decoded.items"]
 
 
 def weights(saved: Path) -> dict[str, bytes]:
