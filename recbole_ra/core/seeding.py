@@ -23,8 +23,3 @@ def stream(seed: int, name: str, *steps: int) -> np.random.Generator:
         Counters inside the stream, for example the epoch.
     """
     return np.random.default_rng([seed, zlib.crc32(name.encode()), *steps])
-
-
-def torch_seed(seed: int, name: str) -> int:
-    """Return a 63-bit seed for torch's own generators, derived like :func:`stream`."""
-    return int(stream(seed, name).integers(2**63))
