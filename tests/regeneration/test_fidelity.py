@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recbole_ra.regeneration.decoding import Decoded
 from torch import Tensor
 
+from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.fidelity import keep_plausible
 
 N_ITEMS = 8

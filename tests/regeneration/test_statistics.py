@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recbole_ra.regeneration.decoding import Decoded
 
+from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
 from recbole_ra.sequences.table import Origin, SequenceTable
