@@ -99,8 +99,15 @@ class CompactDataset(SequentialDataset):
             times=flat[self.time_field].numpy(),
         )
         self._check_lengths()
+        rows = self._every_row()
+        for field in (FLAT_FIELD, PREFIX_FIELD):
+            self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        self.inter_feat = rows
+
+    def _every_row(self) -> Interaction:
+        """One row for every (prefix, next item) of the table."""
         prefixes = Prefixes.all_of(self.table, self.max_item_list_len)
-        rows = flat[prefixes.flat_position]
+        rows = self.flat_feat[prefixes.flat_position]
         rows.update(
             Interaction(
                 {
@@ -110,9 +117,7 @@ class CompactDataset(SequentialDataset):
                 }
             )
         )
-        for field in (FLAT_FIELD, PREFIX_FIELD):
-            self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-        self.inter_feat = rows
+        return rows
 
     def _check_lengths(self) -> None:
         split = self.config["eval_args"]["split"]

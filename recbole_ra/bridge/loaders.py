@@ -23,7 +23,7 @@ from recbole_ra.core.errors import DataError
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.sequences.batching import VisitBatches
 from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import IntArray
+from recbole_ra.sequences.table import IntArray, places
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,12 @@ class EvalBatches:
         for first in range(0, len(self.order), self.batch_size):
             rows = self.order[first : first + self.batch_size]
             start, count = self.history_start[rows], np.diff(self.history_start)[rows]
-            place = np.repeat(start - np.concatenate([[0], np.cumsum(count)])[:-1], count) + np.arange(
-                count.sum()
-            )
             yield EvalBatch(
                 self._query(rows),
                 rows,
                 self.targets[rows],
                 torch.from_numpy(np.repeat(np.arange(len(rows)), count)),
-                torch.from_numpy(self.history_items[place]),
+                torch.from_numpy(self.history_items[places(start, count)]),
             )
 
     def _query(self, rows: IntArray) -> Any:
@@ -183,8 +180,7 @@ def _distinct_histories(dataset: CompactDataset) -> tuple[IntArray, IntArray]:
     """Each row's whole history without repetitions, as CSR: starts [rows + 1], items."""
     prefixes = dataset.prefixes
     table, count = prefixes.table, prefixes.position
-    first = np.concatenate([[0], np.cumsum(count)])
-    place = np.repeat(table.offsets[prefixes.sequence] - first[:-1], count) + np.arange(first[-1])
+    place = places(table.offsets[prefixes.sequence], count)
     row = np.repeat(np.arange(len(prefixes)), count)
     pairs = np.unique(row * table.n_items + table.items[place])
     starts = np.searchsorted(pairs, np.arange(len(prefixes) + 1) * table.n_items)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_ra.bridge.dataset import FLAT_FIELD, PREFIX_FIELD, CompactDataset
+from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.core.errors import DataError
 from recbole_ra.regeneration.merge import RegeneratedData
-from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
+from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, places
 
 
 class RegeneratedDataset(CompactDataset):
@@ -36,24 +35,11 @@ class RegeneratedDataset(CompactDataset):
         If an original row is not what its owner's training sequence is.
     """
 
-    data: RegeneratedData
-
     def __init__(self, train: CompactDataset, data: RegeneratedData) -> None:
         self.__dict__.update(train.__dict__)  # as RecBole's own Dataset.copy does
-        self.data = data
         self.table = data.table
         self.flat_feat = _columns(train, data.table)
-        rows = Prefixes.all_of(data.table, self.max_item_list_len)
-        self.inter_feat = self.flat_feat[rows.flat_position]
-        self.inter_feat.update(
-            Interaction(
-                {
-                    self.item_list_length_field: torch.from_numpy(rows.lengths),
-                    FLAT_FIELD: torch.from_numpy(rows.flat_position),
-                    PREFIX_FIELD: torch.from_numpy(rows.position),
-                }
-            )
-        )
+        self.inter_feat = self._every_row()
 
 
 def training_sequences(train: CompactDataset) -> SequenceTable:
@@ -101,9 +87,8 @@ def _source_of_originals(train: CompactDataset, table: SequenceTable) -> IntArra
     place = np.searchsorted(whole.users, table.users[rows]).clip(0, len(whole) - 1)
     known = (whole.users[place] == table.users[rows]) & (allowed.lengths[place] == table.lengths[rows])
     length = np.where(known, table.lengths[rows], 0)
-    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    source = np.repeat(whole.offsets[place], length) + step
-    same = whole.items[source] == table.items[np.repeat(table.offsets[rows], length) + step]
+    source = places(whole.offsets[place], length)
+    same = whole.items[source] == table.items[places(table.offsets[rows], length)]
     known[np.repeat(np.arange(len(rows)), length)[~same]] = False
     if not known.all():
         first = int(table.users[rows[np.flatnonzero(~known)[0]]])

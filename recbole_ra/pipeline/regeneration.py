@@ -103,7 +103,6 @@ def regeneration_stage(run: Run) -> Regenerated | None:
         )
     else:
         data = read_regenerated(run, Path(kind))
-    check_originals(run.splits.train, data.table)
     wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
     kept = data.keep(wanted)
     if not len(kept.table):
@@ -147,6 +146,7 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
             f"{file}: was made from another data set or split than '{run.config.dataset}' is now; "
             "regenerate with these settings"
         )
+    check_originals(run.splits.train, data.table)
     return data
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
+from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, places
 
 SHORTEST = 2
 """Fewest items of a row: one to predict and one before it."""
@@ -152,7 +152,7 @@ def take_rows(table: SequenceTable, rows: IntArray) -> SequenceTable:
     """Return the named rows of a table, in that order; a row may be named more than once."""
     lengths = table.lengths[rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    place = np.repeat(table.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    place = places(table.offsets[rows], lengths)
     times = None if table.times is None else table.times[place]
     return SequenceTable(
         table.items[place], offsets, table.users[rows], table.n_items, table.origin[rows], times

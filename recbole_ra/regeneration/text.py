@@ -15,7 +15,7 @@ from pyarrow import compute
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import replacing
 from recbole_ra.sequences.atomic import shown
-from recbole_ra.sequences.table import IntArray
+from recbole_ra.sequences.table import IntArray, places
 
 SEPARATORS = (" ", ",", ";", "|")
 """What may stand between the items of a row: the first that is in no item token."""
@@ -46,8 +46,8 @@ def join_items(
 ) -> pa.Array:
     """The tokens of ``flat[start[i] : start[i] + length[i]]`` as one text for each row."""
     offsets = np.concatenate([[0], np.cumsum(length)])
-    place = np.repeat(start - offsets[:-1], length) + np.arange(offsets[-1])
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens.take(pa.array(flat[place])))
+    items = tokens.take(pa.array(flat[places(start, length)]))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items)
     return compute.binary_join(lists, separator)
 
 

@@ -93,7 +93,7 @@ class SequenceTable:
         """Return the table with sequence ``s`` cut to its first ``lengths[s]`` interactions."""
         lengths = np.minimum(lengths, self.lengths)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        keep = np.repeat(self.offsets[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        keep = places(self.offsets[:-1], lengths)
         times = None if self.times is None else self.times[keep]
         return SequenceTable(self.items[keep], offsets, self.users, self.n_items, self.origin, times)
 
@@ -118,6 +118,12 @@ class SequenceTable:
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+def places(start: IntArray, length: NDArray[np.integer]) -> IntArray:
+    """Every index of the ranges ``start[i] .. start[i] + length[i]``, one range after another."""
+    before = np.cumsum(length) - length
+    return np.repeat(start - before, length) + np.arange(int(length.sum()))
 
 
 def gather_windows(
