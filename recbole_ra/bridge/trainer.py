@@ -200,6 +200,10 @@ class RaTrainer(Trainer):
         self.history = content["history"]
         set_random_state(content["random"])
 
+    def move(self, folder: Path) -> None:
+        """Go on in another folder, whither the files were moved."""
+        self.folder, self.saved_model_file = folder, str(folder / Path(self.saved_model_file).name)
+
     def load_best(self) -> None:
         """Put the selected weights into the model."""
         path = Path(self.saved_model_file)

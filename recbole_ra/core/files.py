@@ -8,9 +8,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from recbole_ra.core.errors import RecboleRaError
 
@@ -99,6 +101,32 @@ class ArtifactStore:
         except (FileNotFoundError, ValueError):  # ValueError: damaged, no JSON or no text at all
             return None
         return manifest.parent if isinstance(content, dict) and content.get("key") == key else None
+
+    @contextlib.contextmanager
+    def held(self, stage: str, key: str, waits: Callable[[], None]) -> Iterator[None]:
+        """Keep other processes from making the same artifact meanwhile.
+
+        The operating system gives the lock back when a process dies, however it dies.
+
+        Parameters
+        ----------
+        stage, key : str
+        waits : callable
+            Called once if another process holds the artifact, before waiting for it.
+        """
+        path = self.root / f".{stage}-{key[:16]}.lock"
+        with explain_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                waits()
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def start(self, stage: str, key: str, *, resume: bool) -> Path:
         """The folder to work in, emptied unless the work is resumed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +14,8 @@ from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import Base, build_base, seed_everything, stage_config
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.files import digest_bytes
-from recbole_ra.pipeline.run import Run, train_key, train_stage
+from recbole_ra.pipeline.run import Run, training_content
+from recbole_ra.pipeline.training import train_stage
 
 
 @dataclass
@@ -46,41 +46,43 @@ def backbone_stage(run: Run) -> Backbone:
     if config.augmented and base.own is None:
         with torch.random.fork_rng():
             base.recommender(run.splits, run.fields)  # refuses now what could not be augmented after training
-    identity = run.identity(config.backbone)
     trim = base.own is not None
     if config.run.backbone_checkpoint is not None:
-        path = Path(config.run.backbone_checkpoint)
-        content = load_checkpoint(path, config.torch_device, identity)
-        load_weights(base.trained, content["state_dict"], path)
-        key = digest_bytes(path.read_bytes())
-        folder = path.parent
-        run.reused.append("backbone")
-        run.say(f"backbone: loaded {path}")
+        trainer, key = given_backbone(run, base, Path(config.run.backbone_checkpoint))
     else:
         inputs = {} if run.regenerated is None else {"training": run.regenerated.table.fingerprint()}
-        key, content = train_key(run, "backbone", **inputs)
-        found = run.reuse("backbone", key)
-        folder = found or run.store.start("backbone", key, resume=config.run.resume)
-    trainer = RaTrainer(
-        stage_config(config, "backbone"),
-        base.trained,
-        folder=folder,
-        identity=identity,
-        stage=config.backbone,
-        train_dataset=run.splits.train,
-        on_epoch=run.after_epoch,
-    )
-    if config.run.backbone_checkpoint is not None:
-        trainer.saved_model_file = str(Path(config.run.backbone_checkpoint))
-        trainer.history = content["history"]
-    elif found is None:
-        batches = train_batches(config, run.splits, base.own, run.training)
-        train_stage(run, trainer, batches, run.evaluation(run.splits.valid, trim))
-        folder = run.store.finish("backbone", key, content)
-        trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
-    else:
-        trainer.history = json.loads((folder / "history.json").read_text())
-    trainer.load_best()
+        with run.making(training_content(run, "backbone", **inputs)) as artifact:
+            trainer = train_stage(
+                run,
+                artifact,
+                base.trained,
+                lambda _: (
+                    train_batches(config, run.splits, base.own, run.training),
+                    run.evaluation(run.splits.valid, trim),
+                ),
+                name=config.backbone,
+                identity=run.identity(config.backbone),
+            )
+        key = artifact.key
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
     return Backbone(base, trainer, key, trim)
+
+
+def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
+    """The backbone of a checkpoint that the user names, and the digest of the file."""
+    config, identity = run.config, run.identity(run.config.backbone)
+    content = load_checkpoint(path, config.torch_device, identity)
+    load_weights(base.trained, content["state_dict"], path)
+    run.reused.append("backbone")
+    run.say(f"backbone: loaded {path}")
+    trainer = RaTrainer(
+        stage_config(config, "backbone"),
+        base.trained,
+        folder=path.parent,
+        identity=identity,
+        stage=config.backbone,
+        train_dataset=run.splits.train,
+    )
+    trainer.history = content["history"]
+    return trainer, digest_bytes(path.read_bytes())

@@ -16,7 +16,6 @@ from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.regenerated import RegeneratedDataset
 from recbole_ra.bridge.setup import pattern_interaction
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.core.files import digest
 from recbole_ra.pipeline.backbone import Backbone
 from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
 from recbole_ra.retrieval.memory import MemoryBank
@@ -78,21 +77,21 @@ def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
     }
     if config.bank.memory_data == "regenerated":
         content["training"] = regenerated_of(run).table.fingerprint()
-    key = digest(content)
-    found = run.reuse("bank", key)
-    if found is not None:
-        bank = MemoryBank.load(found / "bank", config.torch_device)
-        states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
-    else:
-        folder = run.store.start("bank", key, resume=False)
-        states = encode_rows(run, base, run.splits.train, backbone.trim)
-        bank = build_bank(run, base, states, backbone.trim)
-        bank.save(folder / "bank")
-        np.save(folder / "train_states.npy", states.numpy())
-        run.store.finish("bank", key, content)
+    with run.making(content) as artifact:
+        found = artifact.found
+        if found is not None:
+            bank = MemoryBank.load(found / "bank", config.torch_device)
+            states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
+        else:
+            folder = run.start(artifact, resume=False)
+            states = encode_rows(run, base, run.splits.train, backbone.trim)
+            bank = build_bank(run, base, states, backbone.trim)
+            bank.save(folder / "bank")
+            np.save(folder / "train_states.npy", states.numpy())
+            run.finish(artifact)
     run.seconds["bank"] = perf_counter() - started
     run.say(f"bank: {len(bank)} memories ({config.bank.memory_source}, {config.bank.index_type})")
-    return Memory(bank, key, states)
+    return Memory(bank, artifact.key, states)
 
 
 def build_bank(run: Run, base: Recommender, states: torch.Tensor, trim: bool) -> MemoryBank:

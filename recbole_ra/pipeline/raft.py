@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,13 +13,16 @@ import torch
 from torch import Tensor
 
 from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedQuery, RaftBatches
-from recbole_ra.bridge.loaders import cut_rows
+from recbole_ra.bridge.loaders import EvalBatches, cut_rows
 from recbole_ra.bridge.recommenders import Recommender
-from recbole_ra.bridge.setup import build_fusion, seed_everything, stage_config
+from recbole_ra.bridge.setup import build_fusion, seed_everything
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.pipeline.backbone import Backbone
 from recbole_ra.pipeline.memory import Memory, build_bank, encode_rows, retrieve_rows
-from recbole_ra.pipeline.run import Run, train_key, train_stage
+from recbole_ra.pipeline.run import Run, training_content
+from recbole_ra.pipeline.training import train_stage
+
+RAFT = "RAFT"  # the stage's name in a history
 
 
 @dataclass
@@ -53,19 +55,8 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
         "scope": config.bank.memory_scope,
         "backbone": backbone.key,
     }
-    key, content = train_key(run, "raft", **inputs)
-    found = run.reuse("raft", key)
-    folder = found or run.store.start("raft", key, resume=config.run.resume)
-    trainer = RaTrainer(
-        stage_config(config, "raft"),
-        recommender,
-        folder=folder,
-        identity=run.identity(f"Ra{config.backbone}"),
-        stage="RAFT",
-        train_dataset=run.splits.train,
-        on_epoch=run.after_epoch,
-    )
-    if found is None:
+
+    def batches(_: RaTrainer) -> tuple[RaftBatches, EvalBatches | None]:
         cached = None
         start_epoch: Callable[[], Callable[[Tensor], Any]]
         if everything:
@@ -76,18 +67,18 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
             if len(run.splits.valid):
                 states = encode_rows(run, base, run.splits.valid, backbone.trim)
                 cached = retrieve_rows(run, memory, states, run.splits.valid.prefixes)
-        batches = RaftBatches(
+        train = RaftBatches(
             start_epoch,
             torch.from_numpy(run.train_rows.targets),
             batch_size=config.raft.raft_batch_size,
             seed=config.seed_value,
         )
-        train_stage(run, trainer, batches, run.evaluation(run.splits.valid, backbone.trim, cached))
-        folder = run.store.finish("raft", key, content)
-        trainer.folder, trainer.saved_model_file = folder, str(folder / "best.pt")
-    else:
-        trainer.history = json.loads((folder / "history.json").read_text())
-    trainer.load_best()
+        return train, run.evaluation(run.splits.valid, backbone.trim, cached)
+
+    with run.making(training_content(run, "raft", **inputs)) as artifact:
+        trainer = train_stage(
+            run, artifact, recommender, batches, name=RAFT, identity=run.identity(f"Ra{config.backbone}")
+        )
     if everything:
         states = encode_rows(run, recommender.base, run.splits.train, backbone.trim)
         recommender.set_bank(build_bank(run, base, states, backbone.trim))

@@ -17,7 +17,7 @@ from recbole_ra.bridge.config import longest_decoded
 from recbole_ra.bridge.loaders import visit_batches
 from recbole_ra.bridge.recommenders import BackboneRecommender
 from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
-from recbole_ra.bridge.setup import seed_everything, stage_config
+from recbole_ra.bridge.setup import seed_everything
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest, digest_bytes
@@ -26,7 +26,8 @@ from recbole_ra.models.registry import REGENERATOR
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 from recbole_ra.nn.regenerator import Regenerator
 from recbole_ra.patterns.pairs import Pairs, draw_pairs
-from recbole_ra.pipeline.run import STAGE_VERSIONS, Run, train_stage
+from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
+from recbole_ra.pipeline.training import HISTORY, train_stage
 from recbole_ra.regeneration.batches import PairBatches
 from recbole_ra.regeneration.decoding import Decoded, regenerate_sequences
 from recbole_ra.regeneration.fidelity import keep_plausible
@@ -120,22 +121,13 @@ class RegeneratorStages:
         seed_everything(config)
         backbone = SASRec(len(self.items), self.max_length, self.teacher_settings)
         model = BackboneRecommender(backbone, run.fields).to(config.torch_device)
-        key = digest(self.teacher_content)
-        found = run.reuse("teacher", key)
-        trainer = RaTrainer(
-            stage_config(config, "teacher"),
-            model,
-            folder=found or run.store.start("teacher", key, resume=config.run.resume),
-            identity=self._identity("SASRec"),
-            stage="teacher",
-            train_dataset=run.splits.train,
-            on_epoch=run.after_epoch,
-        )
-        if found is None:
-            batches = visit_batches(trainer.config, Prefixes.all_of(run.numbered, self.max_length), backbone)
-            train_stage(run, trainer, batches, None)
-            trainer.saved_model_file = str(run.store.finish("teacher", key, self.teacher_content) / "best.pt")
-        trainer.load_best()
+
+        def batches(trainer: RaTrainer) -> tuple[Any, None]:
+            rows = Prefixes.all_of(run.numbered, self.max_length)
+            return visit_batches(trainer.config, rows, backbone), None
+
+        with run.making(self.teacher_content) as artifact:
+            train_stage(run, artifact, model, batches, name="teacher", identity=self._identity("SASRec"))
         model.eval()
         return model
 
@@ -188,28 +180,21 @@ class RegeneratorStages:
         if self._given is not None:
             return self._given[0]
         run, config = self.run, self.run.config
-        key = digest(self.regenerator_content)
-        found = run.reuse("regenerator", key)
-        teacher = self.teacher if found is None else None
-        seed_everything(config)
-        model = self.build()
-        if teacher is not None:
-            model.network.load_items(teacher.item_table.detach())
-        trainer = RegeneratorTrainer(
-            stage_config(config, "regenerator"),
-            model,
-            folder=found or run.store.start("regenerator", key, resume=config.run.resume),
-            identity=self._identity(REGENERATOR),
-            stage=REGENERATOR,
-            train_dataset=run.splits.train,
-            on_epoch=run.after_epoch,
-        )
-        if found is None:
-            train, dev = self.pair_batches()
-            train_stage(run, trainer, train, dev)
-            folder = run.store.finish("regenerator", key, self.regenerator_content)
-            trainer.saved_model_file = str(folder / "best.pt")
-        trainer.load_best()
+        with run.making(self.regenerator_content) as artifact:
+            teacher = self.teacher if artifact.found is None else None
+            seed_everything(config)
+            model = self.build()
+            if teacher is not None:
+                model.network.load_items(teacher.item_table.detach())
+            train_stage(
+                run,
+                artifact,
+                model,
+                lambda _: self.pair_batches(),
+                name=REGENERATOR,
+                identity=self._identity(REGENERATOR),
+                kind=RegeneratorTrainer,
+            )
         return model
 
     def pair_batches(self) -> tuple[PairBatches, PairBatches | None]:
@@ -248,7 +233,7 @@ class RegeneratorStages:
         if self._given is not None:
             return self._given[2]
         found = self.run.store.find("regenerator", digest(self.regenerator_content))
-        return [] if found is None else json.loads((found / "history.json").read_text())
+        return [] if found is None else json.loads((found / HISTORY).read_text())
 
     # Decoding
 
@@ -259,20 +244,29 @@ class RegeneratorStages:
 
     def _decoded(self) -> Decoded:
         """The same with the numbers of the training items, filtered if fidelity is asked for."""
-        run, config, settings = self.run, self.run.config, self.settings
-        given = self._given
+        settings, given = self.settings, self._given
         content = self._content(
             "decoded",
             regenerator=digest(self.regenerator_content) if given is None else given[1],
             settings=self._some_settings((*SHAPES_REGENERATOR, *SHAPES_DECODING)),
             teacher=digest(self.teacher_content) if settings.fidelity_rank else None,
         )
-        key = digest(content)
-        found = run.reuse("decoded", key)
-        if found is not None:
-            return Decoded.load(found)
-        network = self.regenerator.network
-        folder, started = run.store.start("decoded", key, resume=config.run.resume), perf_counter()
+        with self.run.making(content) as artifact:
+            if artifact.found is not None:
+                return Decoded.load(artifact.found)
+            network = self.regenerator.network
+            folder = self.run.start(artifact)
+            decoded = self._decode(network, folder)
+            decoded.save(folder)
+            for block in folder.glob("block-*.npz"):
+                block.unlink()
+            self.run.finish(artifact)
+        return decoded
+
+    def _decode(self, network: Regenerator, folder: Path) -> Decoded:
+        """Decode every source; finished blocks of an interrupted run in the folder are taken over."""
+        run, config, settings = self.run, self.run.config, self.settings
+        started = perf_counter()
         decoded = regenerate_sequences(
             network,
             self.sources,
@@ -285,21 +279,18 @@ class RegeneratorStages:
             progress=bool(config["show_progress"]),
         )
         run.say(f"decoded: {len(decoded)} sequences in {perf_counter() - started:.1f} s")
-        if settings.fidelity_rank:
-            before = len(decoded.items)
-            decoded = keep_plausible(
-                decoded,
-                self._score,
-                rank=settings.fidelity_rank,
-                max_length=self.max_length,
-                batch_size=config["eval_batch_size"],
-                device=config.torch_device,
-            )
-            run.say(f"fidelity: {len(decoded.items)} of {before} decoded items kept")
-        decoded.save(folder)
-        for block in folder.glob("block-*.npz"):
-            block.unlink()
-        run.store.finish("decoded", key, content)
+        if not settings.fidelity_rank:
+            return decoded
+        before = len(decoded.items)
+        decoded = keep_plausible(
+            decoded,
+            self._score,
+            rank=settings.fidelity_rank,
+            max_length=self.max_length,
+            batch_size=config["eval_batch_size"],
+            device=config.torch_device,
+        )
+        run.say(f"fidelity: {len(decoded.items)} of {before} decoded items kept")
         return decoded
 
     def _score(self, items: Tensor, lengths: Tensor) -> Tensor:

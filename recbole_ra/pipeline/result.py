@@ -54,9 +54,16 @@ class Result:
     folder: str = ""
 
     def table(self) -> str:
-        """Test metrics as plain text; of a model that ranks nothing, what it made."""
-        if not self.test and self.regeneration:
+        """Test metrics as plain text, or validation metrics if the test was not looked at.
+
+        Of a model that ranks nothing, what it made.
+        """
+        if not self.test and not self.valid and self.regeneration:
             return str(self.regeneration["table"])
+        if not self.test:
+            return render(
+                metrics_table({f"validation, {name}": values for name, values in self.valid.items()})
+            )
         rows = dict(self.test)
         if self.backbone_test is not None:
             rows = {f"{self.model} {name}": values for name, values in self.test.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.bridge.regenerated import RegeneratedDataset, training_sequences
 from recbole_ra.bridge.regenerator import DEV_LOSS, SPACES_IN_USE
-from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import ArtifactStore, digest, digest_bytes, write_json
+from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
 from recbole_ra.patterns.mining import Patterns, mine_patterns
 from recbole_ra.sequences.relabel import TrainingItems
 from recbole_ra.sequences.table import SequenceTable
@@ -36,6 +36,25 @@ NEUTRAL_KEYS = frozenset(
     export_dir overwrite nproc world_size offset ip port
     """.split()
 )
+
+
+@dataclass
+class Artifact:
+    """The result of a stage.
+
+    Attributes
+    ----------
+    stage, key : str
+    content : mapping
+        Everything that it is made from; ``key`` is its digest.
+    found : Path or None
+        Where it lies, None if it has to be made.
+    """
+
+    stage: str
+    key: str
+    content: Mapping[str, Any]
+    found: Path | None
 
 
 @dataclass
@@ -142,27 +161,55 @@ class Run:
                 f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, {valid}"
                 f"{entry['seconds']:.1f} s"
             )
-        if self.on_epoch is not None:
-            self.on_epoch(entry)
+        self.tell_again([entry])
 
-    def reuse(self, stage: str, key: str) -> Path | None:
-        """A finished artifact, if there is one and it may be used."""
+    def tell_again(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """Pass on epochs that were trained before, so that the caller sees each of them."""
+        if self.on_epoch is not None:
+            for entry in history:
+                self.on_epoch(entry)
+
+    @contextlib.contextmanager
+    def making(self, content: Mapping[str, Any]) -> Iterator[Artifact]:
+        """The artifact that is made from ``content``: one that is finished, or the right to make it.
+
+        Where another process is making the same, this waits for it, so that nothing is made twice.
+        """
+        stage, key = content["stage"], digest(content)
+        made = Artifact(stage, key, content, self._find(stage, key))
+        if made.found is None:
+            with self.store.held(stage, key, lambda: self.say(f"{stage}: another run makes it; waiting")):
+                made.found = self._find(stage, key)
+                yield made
+        else:
+            yield made
+
+    def _find(self, stage: str, key: str) -> Path | None:
         found = self.store.find(stage, key) if self.config.run.reuse else None
         if found is not None:
             self.reused.append(stage)
             self.say(f"{stage}: reused {found}")
         return found
 
+    def start(self, artifact: Artifact, *, resume: bool | None = None) -> Path:
+        """The folder to make an artifact in; emptied unless the run is resumed."""
+        keep = self.config.run.resume if resume is None else resume
+        return self.store.start(artifact.stage, artifact.key, resume=keep)
 
-def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]:
-    """Digest of everything that a training stage depends on."""
+    def finish(self, artifact: Artifact) -> Path:
+        """Give a finished artifact its final name."""
+        return self.store.finish(artifact.stage, artifact.key, artifact.content)
+
+
+def training_content(run: Run, stage: str, **inputs: Any) -> dict[str, Any]:
+    """Everything that a training stage depends on."""
     config = run.config
     others = (config.patterns, config.regeneration, config.bank, config.raft)
     other_stages = {field.name for settings in others for field in dataclasses.fields(settings)}
     # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
     skip = NEUTRAL_KEYS | (other_stages - set(config.internal_config_dict))
     settings = {key: repr(value) for key, value in config.final_config_dict.items() if key not in skip}
-    content = {
+    return {
         "stage": stage,
         "version": STAGE_VERSIONS[stage],
         "model": config.backbone,
@@ -173,18 +220,3 @@ def train_key(run: Run, stage: str, **inputs: Any) -> tuple[str, dict[str, Any]]
         "architecture": config.architecture and dataclasses.asdict(config.architecture),
         **inputs,
     }
-    return digest(content), content
-
-
-def train_stage(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
-    """Fit one stage in its folder, continuing where it stood if asked to; ``valid`` may be None."""
-    if run.config.run.resume and trainer.last_file.exists():
-        trainer.resume_checkpoint(trainer.last_file)
-        run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
-    trainer.fit(
-        batches,
-        valid,
-        verbose=False,
-        show_progress=bool(run.config["show_progress"]),
-    )
-    write_json(trainer.folder / "history.json", trainer.history)

@@ -33,6 +33,7 @@ def run(
     dataset: str | None = None,
     config_files: Iterable[str | Path] = (),
     *,
+    evaluate_test: bool = True,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
@@ -47,8 +48,12 @@ def run(
         Name of a folder of atomic files below ``data_path``.
     config_files : iterable of paths
         YAML files of settings; later ones win.
+    evaluate_test : bool
+        False while settings are being chosen: the test split is not looked at, and the result has
+        validation metrics alone.
     on_epoch : callable, optional
-        Called after each evaluated epoch with its loss and validation metrics; never sees the test.
+        Called after each evaluated epoch with its loss and validation metrics, and with each epoch of a
+        stage that is reused or resumed; never sees the test.
     say : callable, optional
         Receives one line at each step; by default standard error.
     **settings
@@ -91,11 +96,13 @@ def run(
     if config.only_regenerates:
         return _finish(state, regenerated=regenerated)
     backbone = backbone_stage(state)
+    valid: Metrics
+    test: Metrics = {}
     if not config.augmented:
-        valid, test = _measure(state, backbone)
+        valid, test = _measure(state, backbone, evaluate_test)
         return _finish(state, valid, test, regenerated=regenerated)
 
-    base_valid, base_test = _measure(state, backbone)
+    base_valid, base_test = _measure(state, backbone, True) if evaluate_test else (None, None)
     base = backbone.recommender(state)
     memory = bank_stage(state, backbone, base)
     raft = raft_stage(state, backbone, base, memory)
@@ -104,9 +111,10 @@ def run(
     trim = backbone.trim
     valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, trim), show)
     memories = len(raft.recommender.bank)
-    if config.bank.extend_with_validation:
-        extend_bank(state, backbone, raft.recommender)
-    test = _rank(raft.trainer.rank, state.evaluation(splits.test, trim), show)
+    if evaluate_test:
+        if config.bank.extend_with_validation:
+            extend_bank(state, backbone, raft.recommender)
+        test = _rank(raft.trainer.rank, state.evaluation(splits.test, trim), show)
     state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
     facts = {
         "memories": memories,
@@ -125,16 +133,14 @@ def _rank(rank: Callable[..., RankingEvaluator], batches: Any, show: bool) -> Me
     return {} if batches is None else rank(batches, show).result()
 
 
-def _measure(state: Run, backbone: Backbone) -> tuple[Metrics, Metrics]:
-    """Validation and test metrics of the backbone alone."""
+def _measure(state: Run, backbone: Backbone, evaluate_test: bool) -> tuple[Metrics, Metrics]:
+    """Validation and test metrics of the backbone alone; the latter are empty where not asked for."""
     clock = perf_counter()
     show = bool(state.config["show_progress"])
-    results = tuple(
-        _rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show)
-        for split in state.three[1:]
-    )
+    splits = state.three[1:] if evaluate_test else state.three[1:2]
+    results = [_rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show) for split in splits]
     state.seconds["test"] = perf_counter() - clock
-    return results[0], results[1]
+    return results[0], results[1] if evaluate_test else {}
 
 
 def _versions() -> dict[str, str]:

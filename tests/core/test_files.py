@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,33 @@ def test_a_damaged_or_foreign_manifest_is_not_trusted(content: bytes, tmp_path: 
     (folder / "manifest.json").write_bytes(content)
     assert store.find("bank", KEY) is None
     assert store.find("bank", KEY[:16] + "f" * 48) is None
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from recbole_ra.core.files import ArtifactStore
+with ArtifactStore(Path(sys.argv[1])).held("bank", sys.argv[2], lambda: None):
+    print("held", flush=True)
+    sys.stdin.readline()
+    os._exit(1)
+"""
+
+
+def test_an_artifact_is_made_by_one_process_and_a_dead_one_lets_go(tmp_path: Path) -> None:
+    store, waits = ArtifactStore(tmp_path), []
+    command = [sys.executable, "-c", HOLDER, str(tmp_path), KEY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        def other_dies() -> None:
+            waits.append(holder.poll())
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+
+        with store.held("bank", KEY[::-1], lambda: waits.append("of another artifact")):
+            pass
+        with store.held("bank", KEY, other_dies):
+            pass
+    assert waits == [None]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -36,6 +39,40 @@ def test_second_start_trains_nothing_again(settings: dict[str, Any]) -> None:
     assert second.reused == ["backbone", "bank", "raft"]
     assert second.test == first.test
     assert second.history == first.history
+
+
+def test_a_reused_stage_tells_its_epochs_again(settings: dict[str, Any]) -> None:
+    told: list[list[dict[str, Any]]] = []
+    for _ in range(2):
+        told.append([])
+        run("RaSASRec", **settings, say=silent, on_epoch=lambda entry: told[-1].append(dict(entry)))
+    assert [(entry["stage"], entry["epoch"]) for entry in told[0]] == [
+        *(("SASRec", epoch) for epoch in range(4)),
+        *(("RAFT", epoch) for epoch in range(3)),
+    ]
+    assert told[1] == told[0]
+
+
+def test_the_test_split_is_left_alone_while_settings_are_chosen(settings: dict[str, Any]) -> None:
+    result = run("RaSASRec", **settings, evaluate_test=False, say=silent)
+    assert result.test == {}
+    assert result.backbone_test is None
+    assert "validation, unmasked" in result.table()
+    whole = run("RaSASRec", **settings, say=silent)
+    assert whole.reused == ["backbone", "bank", "raft"]
+    assert whole.valid == result.valid
+
+
+def test_two_runs_at_once_make_each_stage_once(settings: dict[str, Any]) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("killed_run.py")), "never"]
+    words = json.dumps({**settings, "model": "RaSASRec"})
+    both = [subprocess.Popen([*command, words], stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    results = [json.loads(output.splitlines()[-1]) for output, _ in ended]
+    assert results[0]["test"] == results[1]["test"]
+    assert sorted(results[0]["reused"] + results[1]["reused"]) == ["backbone", "bank", "raft"]
+    assert any("another run makes it; waiting" in errors for _, errors in ended)
 
 
 def test_changed_inputs_are_not_reused(settings: dict[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""One way to train a stage: continue, train or reuse, and leave the selected weights in the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from recbole_ra.bridge.setup import stage_config
+from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.files import write_json
+from recbole_ra.pipeline.run import Artifact, Run
+
+HISTORY = "history.json"
+
+
+def train_stage(
+    run: Run,
+    artifact: Artifact,
+    model: Any,
+    batches: Callable[[RaTrainer], tuple[Any, Any]],
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    kind: type[RaTrainer] = RaTrainer,
+) -> RaTrainer:
+    """Train a model in the folder of its artifact, or load it from there.
+
+    Parameters
+    ----------
+    run : Run
+    artifact : Artifact
+        From :meth:`Run.making`.
+    model : what the trainer trains
+    batches : callable
+        Gives training and validation batches (the latter may be None); asked only if it is trained.
+    name : str
+        Of the stage in progress bars and in the history.
+    identity : mapping
+        What a checkpoint of this model is tied to.
+    kind : type
+        Class of the trainer.
+
+    Returns
+    -------
+    RaTrainer
+        Its model holds the selected weights.
+    """
+    trainer = kind(
+        stage_config(run.config, artifact.stage),
+        model,
+        folder=artifact.found or run.start(artifact),
+        identity=identity,
+        stage=name,
+        train_dataset=run.splits.train,
+        on_epoch=run.after_epoch,
+    )
+    if artifact.found is None:
+        _fit(run, trainer, *batches(trainer))
+        trainer.move(run.finish(artifact))
+    else:
+        trainer.history = json.loads((trainer.folder / HISTORY).read_text())
+        run.tell_again(trainer.history)
+    trainer.load_best()
+    return trainer
+
+
+def _fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
+    """Train, from where the stage stood if the run is resumed."""
+    if run.config.run.resume and trainer.last_file.exists():
+        trainer.resume_checkpoint(trainer.last_file)
+        run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
+        run.tell_again(trainer.history)
+    trainer.fit(batches, valid, verbose=False, show_progress=bool(run.config["show_progress"]))
+    write_json(trainer.folder / HISTORY, trainer.history)
