@@ -1,0 +1,299 @@
+"""Search spaces: which settings a sweep varies, and over which values.
+
+A file whose name ends in ``.yaml`` or ``.yml`` has one entry a parameter, a kind with its list::
+
+    alpha: {uniform: [0.1, 0.9]}
+    n_neighbors: {choice: [5, 10, 20, 30]}
+    raft_learning_rate: {loguniform: [1e-4, 1e-2]}
+    ram_dropout: {quniform: [0.0, 0.8, 0.1]}  # low, high, step
+    seed: {randint: [0, 100]}  # 100 is excluded, as in NumPy
+    beta: {grid: [0, 0.5, 1]}  # every value is tried, with all others
+
+Every other file is read as RecBole's ``hyper.test``, one ``name kind values`` a line. Bounds of its
+``loguniform`` are natural logarithms: ``learning_rate loguniform -8,0`` is e^-8 to 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.bridge.config import RaConfig, parse_value, props_root, read_yaml
+from recbole_ra.core.errors import SettingsError, nearest
+from recbole_ra.core.settings import RunSettings
+
+KINDS = {"choice": 0, "grid": 0, "uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2}
+"""How many of low, high and step the list of each kind holds; 0: it holds any values."""
+KINDS_OF_RECBOLE = ("choice", "uniform", "loguniform", "quniform")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting that is searched.
+
+    Attributes
+    ----------
+    name, kind : str
+        The setting, and one of :data:`KINDS`.
+    values : tuple
+        Of ``choice`` and ``grid``: what is chosen from.
+    low, high : float or int, optional
+        Bounds of a range, floats except those of ``randint``, whose ``high`` is excluded.
+    step : float, optional
+        Of ``quniform``: values are its multiples, and so are both bounds.
+    """
+
+    name: str
+    kind: str
+    values: tuple[Any, ...] = ()
+    low: float | int | None = None
+    high: float | int | None = None
+    step: float | None = None
+
+    def ends(self) -> tuple[Any, ...]:
+        """Every choice, or the lowest and the highest value of a range."""
+        if self.low is None or self.high is None:
+            return self.values
+        return (self.low, self.high - 1 if self.kind == "randint" else self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a search may come to this value."""
+        if self.low is None or self.high is None:
+            return any(_same(value, choice) for choice in self.values)
+        if self.kind == "randint":
+            return isinstance(value, int) and _is_number(value) and self.low <= value < self.high
+        inside = _is_number(value) and self.low <= value <= self.high
+        return inside and (self.step is None or _is_multiple(value, self.step))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a sweep, and the file that they were read from."""
+
+    path: Path
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings that are searched."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def n_grid(self) -> int:
+        """Combinations of the values of all ``grid`` parameters; 1 if there is none."""
+        return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
+
+
+def read_space(path: Path) -> Space:
+    """Read a search space.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or the name of a shipped space: ``raft`` and ``props/tune/raft.yaml`` are the same.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such file, or for everything that is wrong with it, in one line.
+    """
+    path = _find(path)
+    problems: list[str] = []
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    parameters = tuple((_from_yaml if is_yaml else _from_text)(path, problems))
+    if not parameters and not problems:
+        example = "alpha: {uniform: [0.1, 0.9]}" if is_yaml else "alpha uniform 0.1,0.9"
+        problems.append(f"names no parameter; write for example '{example}'")
+    if problems:
+        raise SettingsError(f"{path}: {'; '.join(problems)}")
+    return Space(path, parameters)
+
+
+def check_space(
+    space: Space,
+    model: str | None,
+    dataset: str | None,
+    files: Sequence[str | Path],
+    settings: Mapping[str, Any],
+) -> RaConfig:
+    """Check that the settings accept every choice and both ends of every range, one at a time.
+
+    Parameters
+    ----------
+    space : Space
+    model, dataset, files, settings
+        As for :class:`RaConfig`, whose settings as they stand, without the space, are returned.
+
+    Raises
+    ------
+    SettingsError
+        For the settings as they stand, or for all that is wrong with the space.
+    """
+    config = RaConfig(model, dataset, files, settings)
+    fixed = _not_searched(config)
+    problems: list[str] = []
+    for parameter in space.parameters:
+        name = parameter.name
+        # One value shows that a key is unknown; a second would say it again in other words.
+        values = parameter.ends() if name in config.known else parameter.ends()[:1]
+        if name in fixed:
+            problems.append(f"{name} may not be searched: {fixed[name]}")
+        elif name in settings:
+            problems.append(f"--{name}={settings[name]} is given and {name} is searched; keep one")
+        else:
+            for value in values:
+                try:
+                    RaConfig(model, dataset, files, {**settings, name: value})
+                except SettingsError as error:
+                    problems.append(_refused(parameter, value, str(error)))
+    if problems:
+        raise SettingsError(f"{space.path}: {'; '.join(dict.fromkeys(problems))}")
+    return config
+
+
+def default_point(space: Space, config: RaConfig) -> dict[str, Any] | None:
+    """The present values of all searched settings, or None if a search could not come to them."""
+    of_run = (config.raft, config.bank, config.regeneration, config.patterns, config.feed, config.optim)
+    now = {key: vars(ours)[key] for ours in (*of_run, config.architecture) if ours for key in vars(ours)}
+    now.update(config.final_config_dict)
+    point = {name: now.get(name) for name in space.names}
+    return point if all(parameter.holds(point[parameter.name]) for parameter in space.parameters) else None
+
+
+def _find(path: Path) -> Path:
+    """The file that a path or the name of a shipped space stands for."""
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted((props_root() / "tune").glob("*.yaml"))}
+    name = path.as_posix().removeprefix("props/tune/").removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    raise SettingsError(f"{path}: no file or shipped space ({', '.join(shipped)}){nearest(name, shipped)}")
+
+
+def _from_yaml(path: Path, problems: list[str]) -> Iterator[Parameter]:
+    for name, entry in read_yaml(path).items():
+        if not isinstance(entry, dict) or len(entry) != 1:
+            problems.append(f"{name}: {entry!r} must be one kind with its list, such as {{uniform: [0, 1]}}")
+            continue
+        ((kind, given),) = entry.items()
+        try:
+            yield _parameter(name, kind, given)
+        except SettingsError as error:
+            problems.append(f"{name}: {error}")
+
+
+def _from_text(path: Path, problems: list[str]) -> Iterator[Parameter]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error}); give a text file, or one in YAML") from error
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, kind, text = (*line.split(maxsplit=2), "", "")[:3]
+        try:
+            if not text:
+                raise SettingsError(f"{kind!r} must be a kind and its values, such as 'uniform 0.1,0.9'")
+            if seen.setdefault(name, number) != number:
+                raise SettingsError(f"stands in line {seen[name]} already; keep one")
+            yield _parameter(name, kind, _given(kind, text), recbole=True)
+        except SettingsError as error:
+            problems.append(f"line {number}: {name}: {error}")
+
+
+def _given(kind: str, text: str) -> Any:
+    """The list that ``hyper.test`` writes as ``[64, 128]`` for choices and as ``0,1`` for bounds."""
+    if kind != "choice":
+        return [parse_value(part.strip()) for part in text.split(",")]
+    given = parse_value(text)
+    if not isinstance(given, list):
+        return given
+    # As RecBole, which reads text inside the list once more: '[64, 64]' there is a list.
+    return [parse_value(value) if isinstance(value, str) else value for value in given]
+
+
+def _parameter(name: str, kind: Any, given: Any, *, recbole: bool = False) -> Parameter:
+    """Check one entry, of a YAML file or of RecBole's format."""
+    kinds = KINDS_OF_RECBOLE if recbole else tuple(KINDS)
+    if kind not in kinds:
+        raise SettingsError(f"kind {kind!r} is not one of {', '.join(kinds)}{nearest(str(kind), kinds)}")
+    if not KINDS[kind]:
+        return Parameter(name, kind, _choices(kind, given))
+    written = f"{kind} {given!r}"
+    if not isinstance(given, list) or len(given) != KINDS[kind]:
+        raise SettingsError(f"{written} must be [{', '.join(('low', 'high', 'step')[: KINDS[kind]])}]")
+    for bound in given:
+        if not _is_number(bound):
+            raise SettingsError(f"{written}: {bound!r} must be a finite number")
+        if kind == "randint" and not isinstance(bound, int):
+            raise SettingsError(f"{written}: {bound!r} must be an integer")
+    low, high, *steps = given if kind == "randint" else map(float, given)
+    if kind == "loguniform" and recbole:
+        if max(abs(low), abs(high)) > 700:
+            raise SettingsError(f"{written}: bounds are natural logarithms, between -700 and 700")
+        low, high = math.exp(low), math.exp(high)
+    if low >= high:
+        raise SettingsError(f"{written} is empty; low must be below high")
+    if kind == "loguniform" and low <= 0:
+        raise SettingsError(f"{written}: low must be above 0")
+    # Else rounding leads out of the range, and search libraries differ in what they do about it.
+    if steps and (steps[0] <= 0 or not all(_is_multiple(bound, *steps) for bound in (low, high))):
+        raise SettingsError(f"{written}: step must be above 0, and low and high its multiples")
+    return Parameter(name, kind, (), low, high, *steps)
+
+
+def _choices(kind: str, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, list) or not given:
+        raise SettingsError(f"{kind} {given!r} must be a list of one value or more, such as [16, 32]")
+    for place, value in enumerate(given):
+        if any(_same(value, other) for other in given[:place]):
+            raise SettingsError(f"{kind} {given!r} lists {value!r} twice; keep one")
+    return tuple(given)
+
+
+def _refused(parameter: Parameter, value: Any, problem: str) -> str:
+    """What the settings say of a value, with its name, and with a hint where the kind is at fault."""
+    if parameter.name not in problem:
+        problem = f"{parameter.name}={value!r}: {problem}"
+    if parameter.low is not None and problem.endswith("must be an integer"):
+        problem += f", but {parameter.kind} draws fractions; use randint or choice"
+    return problem
+
+
+def _not_searched(config: RaConfig) -> dict[str, str]:
+    """Settings that are the same in all trials, so that these stay comparable, and why."""
+    recbole = config.parameters
+    run = [field.name for field in dataclasses.fields(RunSettings)]
+    others = "config_files regenerator_checkpoint worker nproc world_size ip port offset local_rank".split()
+    lengths = "epochs stopping_step eval_step raft_epochs raft_stopping_step".split()
+    reasons = {
+        "it says where files lie or where a trial runs": [*recbole["General"], *run, *others],
+        "it says how trials are measured": [*recbole["Evaluation"], "extend_with_validation"],
+        "it says how data is read, filtered and split": ["dataset", *recbole["Dataset"]],
+        "a sweep compares trials at equal epochs": lengths,
+        "models differ in their settings; run one sweep a model": ["model"],
+    }
+    fixed = {name: reason for reason, names in reasons.items() for name in names}
+    # RecBole counts these among the above, but targets and ranked items do not depend on them.
+    del fixed["seed"], fixed["MAX_ITEM_LIST_LENGTH"]
+    return fixed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_multiple(value: float, step: float) -> bool:
+    return abs(math.remainder(value, step)) <= 1e-9 * abs(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality in which 1 and 1.0 are the same, but true and 1 are not."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
