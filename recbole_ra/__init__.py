@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -19,8 +20,9 @@ def __getattr__(name: str) -> Any:
     # Imported when asked for: `import recbole_ra` alone starts neither RecBole nor torch.
     if name == "run":
         from recbole_ra.pipeline.runner import run
+        from recbole_ra.tuning.workers import ray_workers
 
-        return run
+        return functools.update_wrapper(functools.partial(run, hire=ray_workers), run)
     if name == "Result":
         from recbole_ra.pipeline.result import Result
 

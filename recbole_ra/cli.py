@@ -1,4 +1,4 @@
-"""The command line: RecBole's way (``--key=value``), ``prepare`` for raw data, ``regenerate`` to export.
+"""The command line: RecBole's way (``--key=value``), and the commands tune, regenerate and prepare.
 
 Exit codes: 0 done, 2 a mistake that the message tells how to mend, 130 interrupted.
 """
@@ -15,10 +15,19 @@ from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 
-PATHS = ("backbone_checkpoint", "regenerator_checkpoint", "regenerate", "export_dir")
+PATHS = (
+    "backbone_checkpoint",
+    "regenerator_checkpoint",
+    "regenerate",
+    "export_dir",
+    "space",
+    "sweep_dir",
+    "address",
+)
 
 USAGE = """\
 usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=value ...]
+       recbole-ra tune --model=MODEL --dataset=NAME --space=FILE [--trials=N] [--resume] [--key=value ...]
        recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
 
@@ -42,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if words[0] == "prepare":
             return prepare(words[1:])
+        if words[0] == "tune":
+            return tune(words[1:])
         if words[0] == "regenerate":
             return train(regenerate_words(words[1:]))
         return train(words)
@@ -60,9 +71,27 @@ def train(words: Sequence[str]) -> int:
     """Run the pipeline with settings from the command line."""
     settings, files = parse_settings(words)
     from recbole_ra.pipeline.runner import run
+    from recbole_ra.tuning.workers import ray_workers
 
-    result = run(settings.pop("model", None), settings.pop("dataset", None), files, **settings)
+    model, dataset = settings.pop("model", None), settings.pop("dataset", None)
+    result = run(model, dataset, files, hire=ray_workers, **settings)
     print(result.table())
+    return 0
+
+
+def tune(words: Sequence[str]) -> int:
+    """Search for settings on Ray Tune, and test the best."""
+    settings, files = parse_settings(words)
+    from recbole_ra.tuning.cluster import connected, require_ray
+    from recbole_ra.tuning.options import plan_sweep
+
+    sweep = plan_sweep(settings.pop("model", None), settings.pop("dataset", None), files, settings)
+    require_ray(*(["optuna"] if sweep.options.search == "optuna" else []))
+    with connected(sweep.config.run.address) as machine:
+        from recbole_ra.tuning.sweep import search, test_best
+
+        trials = search(sweep, machine)
+    print(test_best(sweep, trials).table())
     return 0
 
 
@@ -180,6 +209,7 @@ def help_text() -> str:
     """Usage, models, data sets, and our settings with their defaults."""
     from recbole_ra.bridge.config import available_backbones, props_root, read_yaml
     from recbole_ra.core.settings import OUR_SETTINGS
+    from recbole_ra.tuning.options import TuneSettings
 
     lines = [USAGE]
     lines.append("models (each also with Ra before it: the retrieval-augmented recommender over it)")
@@ -187,7 +217,7 @@ def help_text() -> str:
     lines.append("\nand DR4SR, which makes a regenerated data set (the same as the command regenerate)")
     lines.append("\ndata sets with settings of their own (any other folder of atomic files works too)")
     lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
-    for settings in OUR_SETTINGS:
+    for settings in (*OUR_SETTINGS, TuneSettings):
         lines.append(f"\n{(settings.__doc__ or '').strip().splitlines()[0]}")
         for field in dataclasses.fields(settings):
             choices = field.metadata.get("choices")

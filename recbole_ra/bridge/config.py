@@ -143,6 +143,7 @@ class RaConfig(Config):
         self.only_regenerates = model == REGENERATOR
         self.augmented = self.backbone != model and not self.only_regenerates
         chosen.update(model=model, dataset=dataset)
+        self.chosen: Mapping[str, Any] = dict(chosen)
         self._user_keys = frozenset(chosen)
         try:
             super().__init__(model=model, dataset=dataset, config_dict=chosen)

@@ -29,9 +29,12 @@ from recbole_ra.bridge.checkpoint import (
     set_random_state,
 )
 from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
+from recbole_ra.core.files import write_json
 from recbole_ra.nn.average import WeightAverage
 
-EpochCallback = Callable[[Mapping[str, float]], None]
+EpochCallback = Callable[[Mapping[str, Any]], None]
+
+CHECKPOINT = "checkpoint"  # what a callback is told besides the history's entry: the file after that epoch
 
 
 class RaTrainer(Trainer):
@@ -160,10 +163,10 @@ class RaTrainer(Trainer):
         }
         self.history.append(entry)
         average = None if self.average is None else self.average.state_dict()
-        state = {**self._state(epoch), "random": random_state(), "average": average}
-        save_checkpoint(self.last_file, state)
+        state = {**self._state(epoch), "random": self._random_states(), "average": average}
+        self._keep(self.last_file, state)
         if self.on_epoch is not None:
-            self.on_epoch(entry)
+            self.on_epoch({**entry, CHECKPOINT: str(self.last_file)})
 
     def _state(self, epoch: int) -> dict[str, Any]:
         return {
@@ -181,16 +184,32 @@ class RaTrainer(Trainer):
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
         with self._selected_weights():
-            save_checkpoint(path, self._state(epoch))
+            self._keep(path, self._state(epoch))
         if not self._validates:
             self._last_result = {}
             self._after_epoch(epoch)
 
+    def _keep(self, path: Path, content: dict[str, Any]) -> None:
+        save_checkpoint(path, content)
+
+    def keep_history(self, path: Path) -> None:
+        """Write the epochs of the training that has ended."""
+        write_json(path, self.history)
+
+    def _random_states(self) -> list[Any]:
+        """State of the generators of every process that trains."""
+        return [random_state()]
+
+    def _set_random_states(self, states: list[Any]) -> None:
+        set_random_state(states[0])
+
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Continue from a checkpoint as if there had been no break."""
+        """Continue from a checkpoint as if there had been no break, at the learning rate that is set now."""
         content = load_checkpoint(Path(resume_file), self.device, self.identity)
         load_weights(self.model, content["state_dict"], Path(resume_file))
         self.optimizer.load_state_dict(content["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
         if self.average is not None:
             self.average.load_state_dict(content["average"])
         self.start_epoch = content["epoch"] + 1
@@ -198,7 +217,7 @@ class RaTrainer(Trainer):
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
         self.history = content["history"]
-        set_random_state(content["random"])
+        self._set_random_states(content["random"])
 
     def move(self, folder: Path) -> None:
         """Go on in another folder, whither the files were moved."""

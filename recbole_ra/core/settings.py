@@ -224,6 +224,12 @@ class RunSettings:
     overwrite: bool = setting(False, "replace what lies at export_dir")
     backbone_checkpoint: str | None = setting(None, "a trained backbone to use instead of training one")
     resume: bool = setting(False, "continue a killed run from its last finished epoch")
+    workers: int = setting(
+        1, "processes that train the backbone, decode and encode together; more than 1 needs Ray", low=1
+    )
+    address: str | None = setting(
+        None, "auto or host:port: a running Ray cluster for these; by default Ray starts on this machine"
+    )
     reuse: bool = setting(True, "use the results of stages whose inputs have not changed")
 
 

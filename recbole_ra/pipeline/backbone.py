@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
-from recbole_ra.bridge.loaders import train_batches
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.distributed import DistributedTrainer, ShardedBatches
+from recbole_ra.bridge.loaders import Splits, train_batches
 from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import Base, build_base, seed_everything, stage_config
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.files import digest_bytes
+from recbole_ra.core.files import ArtifactStore, digest_bytes
+from recbole_ra.pipeline.regeneration import regeneration_stage
 from recbole_ra.pipeline.run import Run, training_content
-from recbole_ra.pipeline.training import train_stage
+from recbole_ra.pipeline.training import fit, train_stage
 
 
 @dataclass
@@ -50,16 +56,20 @@ def backbone_stage(run: Run) -> Backbone:
     if config.run.backbone_checkpoint is not None:
         trainer, key = given_backbone(run, base, Path(config.run.backbone_checkpoint))
     else:
-        inputs = {} if run.regenerated is None else {"training": run.regenerated.table.fingerprint()}
+        inputs: dict[str, Any] = {}
+        if run.regenerated is not None:
+            inputs["training"] = run.regenerated.table.fingerprint()
+        if run.workers.count > 1:
+            inputs["workers"] = run.workers.count  # each draws its own dropout masks
         with run.making(training_content(run, "backbone", **inputs)) as artifact:
+            if artifact.found is None and run.workers.count > 1:
+                run.workers.train_backbone(config.chosen, run.start(artifact), run.after_epoch)
+                artifact.found = run.finish(artifact)
             trainer = train_stage(
                 run,
                 artifact,
                 base.trained,
-                lambda _: (
-                    train_batches(config, run.splits, base.own, run.training),
-                    run.evaluation(run.splits.valid, trim),
-                ),
+                lambda _: backbone_batches(run, base),
                 name=config.backbone,
                 identity=run.identity(config.backbone),
             )
@@ -67,6 +77,52 @@ def backbone_stage(run: Run) -> Backbone:
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
     return Backbone(base, trainer, key, trim)
+
+
+def backbone_batches(run: Run, base: Base) -> tuple[Any, Any]:
+    """What a backbone is trained and validated on."""
+    batches = train_batches(run.config, run.splits, base.own, run.training)
+    return batches, run.evaluation(run.splits.valid, base.own is not None)
+
+
+def train_part(
+    settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None] | None
+) -> None:
+    """Train a backbone together with the other processes of a torch process group.
+
+    Every process calls this with the same settings; regenerated data must lie in the store.
+
+    Parameters
+    ----------
+    settings : mapping
+        As the user set them, model and data set included.
+    folder : Path
+        Of the artifact in progress, the same for all.
+    on_epoch : callable, optional
+        Called in the first process after each epoch.
+    """
+    config = RaConfig(None, None, (), settings)
+    splits = Splits.load(config)
+    run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None, on_epoch)
+    regenerated = regeneration_stage(run)
+    if regenerated is not None:
+        run.regenerated = regenerated.train
+    seed_everything(config)
+    base = build_base(config, splits)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    trainer = DistributedTrainer(
+        stage_config(config, "backbone"),
+        base.trained,
+        folder=folder,
+        identity=run.identity(config.backbone),
+        stage=config.backbone,
+        train_dataset=splits.train,
+        on_epoch=on_epoch,
+    )
+    batches, valid = backbone_batches(run, base)
+    if rank:
+        torch.manual_seed(torch.initial_seed() + rank)  # dropout masks of its own
+    fit(run, trainer, ShardedBatches(batches, rank, world), valid)
 
 
 def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:

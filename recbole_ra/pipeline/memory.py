@@ -12,7 +12,7 @@ import torch
 
 from recbole_ra.bridge.augmented import AugmentedRecommender, Retrieved
 from recbole_ra.bridge.loaders import cut_rows
-from recbole_ra.bridge.recommenders import Recommender
+from recbole_ra.bridge.recommenders import Fields, Recommender
 from recbole_ra.bridge.regenerated import RegeneratedDataset
 from recbole_ra.bridge.setup import pattern_interaction
 from recbole_ra.core.errors import SettingsError
@@ -21,24 +21,31 @@ from recbole_ra.pipeline.run import STAGE_VERSIONS, Run
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import find_neighbours
 from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import Origin
+from recbole_ra.sequences.table import IntArray, Origin
 
 
-@torch.no_grad()
 def encode_rows(run: Run, recommender: Recommender, split: Any, trim: bool) -> torch.Tensor:
     """The state of every row of a split, shape [rows, D], on the CPU."""
     recommender.eval()
+    size = run.config["eval_batch_size"]
     order = np.argsort(split.prefixes.lengths, kind="stable")
+    blocks = [order[first : first + size] for first in range(0, len(order), size)]
+    shared = (recommender, split, run.fields, trim, run.config.torch_device)
     states: torch.Tensor | None = None
-    for first in range(0, len(order), run.config["eval_batch_size"]):
-        rows = order[first : first + run.config["eval_batch_size"]]
-        interaction = cut_rows(split, rows, run.fields, trim=trim).to(run.config.torch_device)
-        part = recommender.represent(interaction).cpu()
+    for rows, part in zip(blocks, run.workers.map(encode_block, shared, blocks), strict=True):
         if states is None:
             states = part.new_empty(len(order), part.shape[1])
         states[torch.from_numpy(rows)] = part
     assert states is not None, "an empty split has no states"
     return states
+
+
+@torch.no_grad()
+def encode_block(shared: tuple[Recommender, Any, Fields, bool, torch.device], rows: IntArray) -> torch.Tensor:
+    """The states of some rows, shape [len(rows), D], on the CPU."""
+    recommender, split, fields, trim, device = shared
+    interaction = cut_rows(split, rows, fields, trim=trim).to(device)
+    return recommender.to(device).represent(interaction).cpu()
 
 
 def memories_of(prefixes: Prefixes) -> dict[str, Any]:

@@ -277,6 +277,7 @@ class RegeneratorStages:
             folder=folder,
             device=config.torch_device,
             progress=bool(config["show_progress"]),
+            workers=run.workers,
         )
         run.say(f"decoded: {len(decoded)} sequences in {perf_counter() - started:.1f} s")
         if not settings.fidelity_rank:

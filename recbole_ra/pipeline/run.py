@@ -21,6 +21,7 @@ from recbole_ra.bridge.regenerated import RegeneratedDataset, training_sequences
 from recbole_ra.bridge.regenerator import DEV_LOSS, SPACES_IN_USE
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
+from recbole_ra.core.workers import Alone, Workers
 from recbole_ra.patterns.mining import Patterns, mine_patterns
 from recbole_ra.sequences.relabel import TrainingItems
 from recbole_ra.sequences.table import SequenceTable
@@ -33,7 +34,7 @@ NEUTRAL_KEYS = frozenset(
     model output_dir checkpoint_dir data_path resume reuse show_progress state gpu_id use_gpu device worker
     log_wandb wandb_project save_dataset dataset_save_path save_dataloaders dataloaders_save_path config_files
     eval_batch_size metric_decimal_place loss_decimal_place backbone_checkpoint local_rank single_spec
-    export_dir overwrite nproc world_size offset ip port
+    export_dir overwrite workers address nproc world_size offset ip port
     """.split()
 )
 
@@ -59,13 +60,18 @@ class Artifact:
 
 @dataclass
 class Run:
-    """What the stages of one run share."""
+    """What the stages of one run share.
+
+    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it goes on from.
+    """
 
     config: RaConfig
     splits: Splits
     store: ArtifactStore
     say: Callable[[str], None]
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    start_from: Path | None = None
+    workers: Workers = field(default_factory=Alone)
     regenerated: RegeneratedDataset | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
@@ -134,6 +140,11 @@ class Run:
         return dataclasses.replace(
             table, items=self.items.ids[table.items].astype(np.int32), n_items=self.n_items
         )
+
+    def start_of(self, stage: str) -> Path | None:
+        """The checkpoint that a stage goes on from, if it is the one that was given one."""
+        last = "raft" if self.config.augmented else "backbone"
+        return self.start_from if stage == last else None
 
     @property
     def training(self) -> CompactDataset:
@@ -209,6 +220,9 @@ def training_content(run: Run, stage: str, **inputs: Any) -> dict[str, Any]:
     # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
     skip = NEUTRAL_KEYS | (other_stages - set(config.internal_config_dict))
     settings = {key: repr(value) for key, value in config.final_config_dict.items() if key not in skip}
+    start = run.start_of(stage)
+    if start is not None:
+        inputs["start"] = digest_bytes(start.read_bytes())
     return {
         "stage": stage,
         "version": STAGE_VERSIONS[stage],

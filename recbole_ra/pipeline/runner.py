@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.evaluation import RankingEvaluator
 from recbole_ra.bridge.loaders import Splits
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import ArtifactStore
+from recbole_ra.core.workers import Workers
 from recbole_ra.pipeline.backbone import Backbone, backbone_stage
 from recbole_ra.pipeline.export import check_export, export_data
 from recbole_ra.pipeline.memory import bank_stage, check_bank_size, extend_bank
@@ -33,7 +35,9 @@ def run(
     dataset: str | None = None,
     config_files: Iterable[str | Path] = (),
     *,
+    hire: Callable[[RaConfig], AbstractContextManager[Workers]] | None = None,
     evaluate_test: bool = True,
+    start_from: Path | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
@@ -48,12 +52,18 @@ def run(
         Name of a folder of atomic files below ``data_path``.
     config_files : iterable of paths
         YAML files of settings; later ones win.
+    hire : callable, optional
+        Gives the processes that share the work where ``workers`` is above 1; in ``recbole_ra.run`` it is
+        :func:`recbole_ra.tuning.workers.ray_workers`.
     evaluate_test : bool
         False while settings are being chosen: the test split is not looked at, and the result has
         validation metrics alone.
+    start_from : Path, optional
+        ``last.pt`` of the last stage of another run, beside its ``best.pt``: that stage goes on from
+        there with the settings of this run, as population based training does.
     on_epoch : callable, optional
-        Called after each evaluated epoch with its loss and validation metrics, and with each epoch of a
-        stage that is reused or resumed; never sees the test.
+        Called after each evaluated epoch with its loss, its validation metrics and the ``checkpoint``
+        that holds it, and with each epoch of a stage that is reused or resumed; never sees the test.
     say : callable, optional
         Receives one line at each step; by default standard error.
     **settings
@@ -77,7 +87,7 @@ def run(
         raise DataError(
             f"data set '{config.dataset}': no training rows are left; loosen the filters or the split"
         )
-    state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch)
+    state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch, start_from)
     state.seconds["data"] = perf_counter() - started
     table = splits.whole.table
     say(
@@ -88,6 +98,17 @@ def run(
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if config.augmented and config.bank.memory_data == "original":
         check_bank_size(state)
+    if config.run.workers == 1:
+        return _stages(state, evaluate_test)
+    if hire is None:
+        raise SettingsError(f"workers={config.run.workers}: nobody starts them here; use recbole_ra.run")
+    with hire(config) as state.workers:
+        return _stages(state, evaluate_test)
+
+
+def _stages(state: Run, evaluate_test: bool) -> Result:
+    """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
+    config, splits = state.config, state.splits
     regenerated = regeneration_stage(state)
     if regenerated is not None:
         state.regenerated = regenerated.train

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from recbole_ra.bridge.setup import stage_config
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.files import write_json
 from recbole_ra.pipeline.run import Artifact, Run
 
 HISTORY = "history.json"
@@ -56,7 +57,8 @@ def train_stage(
         on_epoch=run.after_epoch,
     )
     if artifact.found is None:
-        _fit(run, trainer, *batches(trainer))
+        _copy_start(run.start_of(artifact.stage), trainer)
+        fit(run, trainer, *batches(trainer))
         trainer.move(run.finish(artifact))
     else:
         trainer.history = json.loads((trainer.folder / HISTORY).read_text())
@@ -65,11 +67,18 @@ def train_stage(
     return trainer
 
 
-def _fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
-    """Train, from where the stage stood if the run is resumed."""
-    if run.config.run.resume and trainer.last_file.exists():
+def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
+    """Let the stage stand where another one stood, with what that one had selected."""
+    if start is not None and not trainer.last_file.exists():
+        shutil.copyfile(start.with_name("best.pt"), trainer.saved_model_file)
+        shutil.copyfile(start, trainer.last_file)
+
+
+def fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
+    """Train, from where the stage stands; :meth:`Run.start` emptied its folder if that is the beginning."""
+    if trainer.last_file.exists():
         trainer.resume_checkpoint(trainer.last_file)
         run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
         run.tell_again(trainer.history)
     trainer.fit(batches, valid, verbose=False, show_progress=bool(run.config["show_progress"]))
-    write_json(trainer.folder / HISTORY, trainer.history)
+    trainer.keep_history(trainer.folder / HISTORY)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from recbole_ra.core.errors import CheckpointError, SettingsError
 from recbole_ra.core.files import digest_bytes, replacing
 from recbole_ra.core.seeding import stream
+from recbole_ra.core.workers import Alone, Workers
 from recbole_ra.nn.regenerator import Regenerator
 from recbole_ra.regeneration.hybrid import decode
 from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, gather_windows
@@ -101,6 +102,7 @@ def regenerate_sequences(
     folder: Path | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    workers: Workers | None = None,
 ) -> Decoded:
     """Decode every source in every latent space.
 
@@ -128,6 +130,8 @@ def regenerate_sequences(
         By default where the model is.
     progress : bool
         Whether to show a bar on stderr, if that is a terminal.
+    workers : Workers, optional
+        Share the blocks; what is decoded does not depend on them.
 
     Returns
     -------
@@ -161,15 +165,15 @@ def regenerate_sequences(
         dynamic_ncols=True,
         file=sys.stderr,
     ) as bar:
-        for number, rows in enumerate(blocks):
-            if parts[number] is not None:
-                continue
-            coins = draw_coins(seed, number, len(rows), model.n_latents, max_tokens, gamma, hybrid)
-            found = _decode_rows(model, sources, rows, coins, batch_size, device, bar)
+        missing = [number for number, part in enumerate(parts) if part is None]
+        shared = _Task(model, sources, gamma, max_tokens, seed, hybrid, batch_size, torch.device(device))
+        found = (workers or Alone()).map(decode_block, shared, [(n, blocks[n]) for n in missing])
+        for number, part in zip(missing, found, strict=True):
             if folder is not None:
                 origin = np.frombuffer(key.encode(), np.uint8)
-                _write_arrays(_block_file(folder, number), items=found[0], lengths=found[1], key=origin)
-            parts[number] = found
+                _write_arrays(_block_file(folder, number), items=part[0], lengths=part[1], key=origin)
+            parts[number] = part
+            bar.update(len(blocks[number]))
     done = [part for part in parts if part is not None]
     items = np.concatenate([np.zeros(0, dtype=np.int32), *(part[0] for part in done)])
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part[1] for part in done)])
@@ -203,27 +207,36 @@ def draw_coins(
     return coins
 
 
-def _decode_rows(
-    model: Regenerator,
-    sources: SequenceTable,
-    rows: IntArray,
-    coins: NDArray[np.bool_],
-    batch_size: int,
-    device: torch.device | str,
-    bar: tqdm[None],
-) -> tuple[NDArray[np.int32], IntArray]:
-    """Items and lengths [rows * P] of a block, decoded in order of length."""
+@dataclass(frozen=True)
+class _Task:
+    """What the decoding of all blocks has in common."""
+
+    model: Regenerator
+    sources: SequenceTable
+    gamma: float
+    max_tokens: int
+    seed: int
+    hybrid: str
+    batch_size: int
+    device: torch.device
+
+
+def decode_block(task: _Task, block: tuple[int, IntArray]) -> tuple[NDArray[np.int32], IntArray]:
+    """Items, and lengths [rows * P], of a block of sources, decoded in order of length."""
+    number, rows = block
+    model, sources = task.model.to(task.device), task.sources
+    coins = draw_coins(
+        task.seed, number, len(rows), model.n_latents, task.max_tokens, task.gamma, task.hybrid
+    )
     tokens = np.zeros(coins.shape, dtype=np.int32)
     lengths = sources.lengths[rows]
     order = np.argsort(lengths, kind="stable")
     empty = int((lengths == 0).sum())
-    bar.update(empty)
-    for first, last in itertools.pairwise([*range(empty, len(rows), batch_size), len(rows)]):
+    for first, last in itertools.pairwise([*range(empty, len(rows), task.batch_size), len(rows)]):
         part = order[first:last]
         items = gather_windows(sources.items, sources.offsets[rows[part]], lengths[part])
-        found = decode(model, torch.from_numpy(items).to(device), torch.from_numpy(coins[part]).to(device))
-        tokens[part] = found.cpu().numpy()
-        bar.update(len(part))
+        given = torch.from_numpy(items).to(task.device), torch.from_numpy(coins[part]).to(task.device)
+        tokens[part] = decode(model, *given).cpu().numpy()
     return tokens[tokens > 0], np.count_nonzero(tokens, axis=2).reshape(-1)
 
 

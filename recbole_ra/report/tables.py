@@ -35,8 +35,8 @@ def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def render(table: Table) -> str:
-    """Return a table as plain text, at most 100 characters wide, without colours."""
+def render(table: Table, width: int = _WIDTH) -> str:
+    """Return a table as plain text, at most so many characters wide, without colours."""
     buffer = io.StringIO()
-    Console(file=buffer, width=_WIDTH, color_system=None, force_terminal=False).print(table)
+    Console(file=buffer, width=width, color_system=None, force_terminal=False).print(table)
     return buffer.getvalue()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from recbole_ra.core.seeding import stream
 from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import IntArray, gather_windows
+from recbole_ra.sequences.table import IntArray, gather_windows, places
 
 
 @dataclass
@@ -87,6 +88,27 @@ class TrainBatch:
         )
 
 
+@dataclass
+class Shard:
+    """A process's part of an optimisation step that several processes share.
+
+    Attributes
+    ----------
+    batch : TrainBatch or Interaction
+        Never empty: where there are fewer rows than processes, one of them with a share of 0.
+    share : float
+        Its targets as a share of the step's, times the processes: the mean over the processes of
+        share times mean loss is the mean loss of the step.
+    """
+
+    batch: Any
+    share: float
+
+    def to(self, device: torch.device | str) -> Shard:
+        """Move the batch to a device."""
+        return Shard(self.batch.to(device), self.share)
+
+
 class VisitBatches:
     """Iterates over one epoch of batches; every target exactly once.
 
@@ -146,17 +168,31 @@ class VisitBatches:
         return max(1, -(-len(self.prefixes) // self.batch_size))
 
     def __iter__(self) -> Iterator[TrainBatch]:
+        rng, rows, visit_start, bounds = self._draw_epoch()
+        for first, last in itertools.pairwise(bounds):
+            yield self._make_batch(
+                rows[visit_start[first] : visit_start[last]], visit_start[first : last + 1], rng
+            )
+
+    def shards(self, rank: int, world: int) -> Iterator[Shard]:
+        """The same epoch as one of several processes sees it: every n-th visit of each batch."""
+        rng, rows, visit_start, bounds = self._draw_epoch()
+        for first, last in itertools.pairwise(bounds):
+            visits = np.arange(first, last)
+            own = visits[rank::world] if last - first > rank else visits[:1]
+            count = np.diff(visit_start)[own]
+            batch = self._make_batch(
+                rows[places(visit_start[own], count)], np.concatenate([[0], np.cumsum(count)]), rng
+            )
+            share = world * count.sum() / (visit_start[last] - visit_start[first])
+            yield Shard(batch, float(share) if last - first > rank else 0.0)
+
+    def _draw_epoch(self) -> tuple[np.random.Generator, IntArray, IntArray, IntArray]:
+        """The epoch's generator, rows in visit order, start of each visit, first visit of each batch."""
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, visit_start = self._draw_visits(rng)
-        bounds = self._batch_bounds(visit_start, len(rows))
-        for first, last in itertools.pairwise(bounds):
-            batch = self._make_batch(
-                rows[visit_start[first] : visit_start[last]], visit_start[first : last + 1]
-            )
-            if self._same_target is not None:
-                self._add_positives(batch, self._same_target.draw(batch.rows.numpy(), rng))
-            yield batch
+        return rng, rows, visit_start, self._batch_bounds(visit_start, len(rows))
 
     def _draw_visits(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Rows in visit order and the start of each visit (one more than visits)."""
@@ -180,11 +216,14 @@ class VisitBatches:
         cuts = np.searchsorted(visit_start, np.linspace(0, n_rows, len(self) + 1))
         return np.unique(np.concatenate([[0], cuts[1:-1], [len(visit_start) - 1]]))
 
-    def _make_batch(self, rows: IntArray, visit_start: IntArray) -> TrainBatch:
+    def _make_batch(self, rows: IntArray, visit_start: IntArray, rng: np.random.Generator) -> TrainBatch:
         groups, order = self._groups(rows, visit_start - visit_start[0])
         rows = rows[order]
         targets = torch.from_numpy(self.prefixes[rows].targets)
-        return TrainBatch(groups, targets, torch.from_numpy(rows))
+        batch = TrainBatch(groups, targets, torch.from_numpy(rows))
+        if self._same_target is not None:
+            self._add_positives(batch, self._same_target.draw(rows, rng))
+        return batch
 
     def _add_positives(self, batch: TrainBatch, rows: IntArray) -> None:
         batch.positives, order = self._groups(rows, np.arange(len(rows) + 1))

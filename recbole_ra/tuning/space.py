@@ -88,6 +88,11 @@ class Space:
         """Combinations of the values of all ``grid`` parameters; 1 if there is none."""
         return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
 
+    def settle(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Drawn values as settings: multiples of a step without the noise of their last digits."""
+        rounded = {parameter.name for parameter in self.parameters if parameter.step is not None}
+        return {name: round(chosen[name], 12) if name in rounded else chosen[name] for name in self.names}
+
 
 def read_space(path: Path) -> Space:
     """Read a search space.

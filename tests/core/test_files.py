@@ -104,7 +104,8 @@ def test_an_artifact_is_made_by_one_process_and_a_dead_one_lets_go(tmp_path: Pat
     store, waits = ArtifactStore(tmp_path), []
     command = [sys.executable, "-c", HOLDER, str(tmp_path), KEY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
 
         def other_dies() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,31 @@ def test_a_reused_stage_tells_its_epochs_again(settings: dict[str, Any]) -> None
     told: list[list[dict[str, Any]]] = []
     for _ in range(2):
         told.append([])
-        run("RaSASRec", **settings, say=silent, on_epoch=lambda entry: told[-1].append(dict(entry)))
+        result = run("RaSASRec", **settings, say=silent, on_epoch=lambda entry: told[-1].append(dict(entry)))
     assert [(entry["stage"], entry["epoch"]) for entry in told[0]] == [
         *(("SASRec", epoch) for epoch in range(4)),
         *(("RAFT", epoch) for epoch in range(3)),
     ]
-    assert told[1] == told[0]
+    assert all(entry.pop("checkpoint").endswith("last.pt") for entry in told[0])
+    assert told[1] == told[0] == result.history
+
+
+def test_a_stage_goes_on_from_another_one_with_other_settings(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    def keep_second_epoch(entry: Any) -> None:
+        if entry["stage"] == "RAFT" and entry["epoch"] == 1:
+            shutil.copytree(Path(entry["checkpoint"]).parent, tmp_path / "second")
+
+    whole = run("RaSASRec", **settings, say=silent, on_epoch=keep_second_epoch)
+    start = tmp_path / "second" / "last.pt"
+    same = run("RaSASRec", **settings, start_from=start, say=silent)
+    assert same.reused == ["backbone", "bank"]
+    assert same.history == whole.history
+    assert same.test == whole.test
+    faster = run("RaSASRec", **settings, raft_learning_rate=0.03, start_from=start, say=silent)
+    assert [entry["loss"] for entry in faster.history[:-1]] == [e["loss"] for e in whole.history[:-1]]
+    assert faster.history[-1]["loss"] != whole.history[-1]["loss"]
 
 
 def test_the_test_split_is_left_alone_while_settings_are_chosen(settings: dict[str, Any]) -> None:

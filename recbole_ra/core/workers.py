@@ -1,0 +1,65 @@
+"""What a stage asks of the processes that share its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+
+
+class Workers(Protocol):
+    """Processes that share the work of a run."""
+
+    count: int
+
+    def map(
+        self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
+    ) -> Iterator[Found]:
+        """``function(shared, part)`` of every part, in their order.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module, so that other processes can import it.
+        shared : object
+            Sent to each process once.
+        parts : sequence
+        """
+        ...
+
+    def train_backbone(
+        self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """Train the backbone that the settings name, with data parallel, in a folder.
+
+        Parameters
+        ----------
+        settings : mapping
+            What the user set, model and data set included.
+        folder : Path
+            Of the artifact in progress; training goes on from where it stands there.
+        on_epoch : callable
+            Called after each epoch.
+        """
+        ...
+
+
+class Alone:
+    """One process, this one."""
+
+    count = 1
+
+    def map(
+        self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
+    ) -> Iterator[Found]:
+        """One part after another."""
+        return (function(shared, part) for part in parts)
+
+    def train_backbone(
+        self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """Not asked for: alone, a stage trains in this process."""
+        raise NotImplementedError

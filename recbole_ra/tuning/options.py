@@ -1,0 +1,216 @@
+"""What ``recbole-ra tune`` takes besides the settings of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.files import digest
+from recbole_ra.core.settings import raise_problems, read, setting
+from recbole_ra.tuning.space import Space, check_space, read_space
+
+DISCRETE = ("choice", "grid")
+DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """Search for settings, `recbole-ra tune` (docs/tuning.md)."""
+
+    space: str | None = setting(None, "file of the settings to search, or a shipped one (props/tune)")
+    trials: int = setting(
+        0,
+        "trials; parameters of kind grid: as often as this with all others; 0 = 20, of a grid alone 1",
+        low=0,
+    )
+    search: str = setting("random", "how values are chosen", choices=("random", "grid", "optuna"))
+    scheduler: str = setting(
+        "asha",
+        "which trials end early; pbt: bad ones go on from good ones with changed values",
+        choices=("asha", "median", "pbt", "none"),
+    )
+    grace_epochs: int = setting(5, "epochs that every trial is given before a scheduler may end it", low=1)
+    reduction_factor: int = setting(3, "asha: one trial in so many goes on at each rung", low=2)
+    max_concurrent: int = setting(0, "trials at once; 0 = as many as CPUs and GPUs allow", low=0)
+    cpus_per_trial: int = setting(0, "CPUs of a trial; 0 = automatic", low=0)
+    gpus_per_trial: float = setting(-1.0, "GPUs of a trial, may be a fraction; -1 = automatic", low=-1)
+    max_failures: int = setting(0, "how often a trial is tried again after an error", low=0)
+    sweep_dir: str | None = setting(
+        None, "folder of the sweep; by default below output_dir, named after what is searched"
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as the user asks for it, checked.
+
+    Attributes
+    ----------
+    options : TuneSettings
+    space : Space
+    config : RaConfig
+        The settings as they stand, without the space.
+    settings : mapping
+        What the user set for every trial, in files and on the command line; paths are absolute.
+    n_trials : int
+        Trials in all.
+    folder : Path
+    resume : bool
+        Go on with the sweep that lies in the folder.
+    """
+
+    options: TuneSettings
+    space: Space
+    config: RaConfig
+    settings: Mapping[str, Any]
+    n_trials: int
+    folder: Path
+    resume: bool
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that trials are compared by."""
+        return str(self.config["valid_metric"]).lower()
+
+    @property
+    def bigger(self) -> bool:
+        """Whether a bigger value is better."""
+        return bool(self.config["valid_metric_bigger"])
+
+    @property
+    def n_samples(self) -> int:
+        """Draws from the space; each is combined with every combination of its grid."""
+        return self.n_trials // self.space.n_grid
+
+    @property
+    def longest(self) -> int:
+        """Most epochs of the stage that trials report."""
+        return self.config.raft.raft_epochs if self.config.augmented else int(self.config["epochs"])
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be ended."""
+        return min(self.options.grace_epochs, self.longest)
+
+
+def split_options(settings: Mapping[str, Any]) -> tuple[TuneSettings, dict[str, Any]]:
+    """Part the words of ``tune`` from the settings of its runs.
+
+    Raises
+    ------
+    SettingsError
+        If a value is wrong, or there is no space.
+    """
+    problems: list[str] = []
+    options = read(TuneSettings, settings, problems)
+    if options.space is None:
+        problems.append("--space is missing; for example --space=raft")
+    if "trials" in settings and options.trials < 1 and not problems:
+        problems.append(f"trials={options.trials} must be >= 1")
+    raise_problems(problems)
+    names = {field.name for field in dataclasses.fields(TuneSettings)}
+    return options, {key: value for key, value in settings.items() if key not in names}
+
+
+def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tuple[Space, int]:
+    """The space as the search takes it, and how many trials there will be.
+
+    Raises
+    ------
+    SettingsError
+        If options, space and model do not go together.
+    """
+    problems = []
+    if config.run.workers > 1:
+        problems.append(f"workers={config.run.workers}: trials share the machine already; leave it out")
+    if config.only_regenerates:
+        problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
+    ranges = [parameter.name for parameter in space.parameters if parameter.kind not in DISCRETE]
+    grids = [parameter.name for parameter in space.parameters if parameter.kind == "grid"]
+    if options.search == "grid":
+        if ranges:
+            problems.append(
+                f"search=grid: {', '.join(ranges)} of {space.path} must be of kind grid or choice"
+            )
+        made = [dataclasses.replace(parameter, kind="grid") for parameter in space.parameters]
+        space, grids = dataclasses.replace(space, parameters=tuple(made)), list(space.names)
+    elif options.search == "optuna" and grids:
+        problems.append(f"search=optuna: {', '.join(grids)} of {space.path} must not be grid; use choice")
+    if options.scheduler == "pbt" and grids:
+        problems.append(
+            f"scheduler=pbt changes values: {', '.join(grids)} must not be of kind grid; use choice"
+        )
+    only_grid = len(grids) == len(space.parameters)
+    if only_grid and options.trials > 1:
+        problems.append(
+            f"trials={options.trials}: {space.path} is a grid of {space.n_grid} combinations, and each is "
+            "tried once; leave --trials out"
+        )
+    raise_problems(problems)
+    samples = options.trials or (1 if only_grid else DEFAULT_TRIALS)
+    return space, samples * space.n_grid
+
+
+def plan_sweep(
+    model: str | None,
+    dataset: str | None,
+    files: Sequence[str | Path],
+    settings: Mapping[str, Any],
+) -> Sweep:
+    """Everything that a sweep needs to know, checked before anything starts.
+
+    Parameters
+    ----------
+    model, dataset, files, settings
+        As for :class:`RaConfig`, with the words of :class:`TuneSettings` among the settings.
+
+    Raises
+    ------
+    SettingsError
+        For everything that is wrong with them.
+    """
+    options, own = split_options(settings)
+    resume, overwrite = bool(own.pop("resume", False)), bool(own.pop("overwrite", False))
+    space = read_space(Path(str(options.space)))
+    config = check_space(space, model, dataset, files, own)
+    space, n_trials = check_options(options, space, config)
+    chosen = config.chosen
+    folder = Path(options.sweep_dir or _named(options, space, config, chosen)).absolute()
+    if resume and not folder.exists():
+        raise SettingsError(f"--resume: there is no sweep in {folder}; leave --resume out to start it")
+    if folder.exists() and not resume and not overwrite:
+        raise SettingsError(f"{folder} exists; --resume goes on with that sweep, --overwrite starts it anew")
+    if overwrite and resume:
+        raise SettingsError("--resume and --overwrite are given; keep one")
+    trial = portable(chosen, config)
+    for name in ("model", "dataset", "output_dir"):
+        trial.pop(name, None)
+    return Sweep(options, space, config, trial, n_trials, folder, resume)
+
+
+def _named(options: TuneSettings, space: Space, config: RaConfig, settings: Mapping[str, Any]) -> Path:
+    """Where a sweep lies by default: the same command finds it again."""
+    asked = {
+        "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
+        "settings": {key: repr(value) for key, value in settings.items()},
+        "options": [options.search, options.scheduler, options.trials, options.grace_epochs],
+    }
+    name = f"tune-{config.model}-{config.dataset}-{space.path.stem}-{digest(asked)[:8]}"
+    return Path(config.run.output_dir) / name
+
+
+def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
+    """What the user set, so that it means the same in any working directory."""
+    fixed = {**settings, "checkpoint_dir": str(Path(config["checkpoint_dir"]).absolute())}
+    if config.dataset != "ml-100k" or "data_path" in settings:
+        fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())
+    for name in ("backbone_checkpoint", "regenerator_checkpoint", "regenerate"):
+        path = settings.get(name)
+        if isinstance(path, str) and Path(path).exists():
+            fixed[name] = str(Path(path).absolute())
+    return fixed

@@ -1,0 +1,139 @@
+"""Several processes for the stages of one run, on Ray: tasks for encoding and decoding, Ray Train for
+training. Ray replaces a process that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from recbole_ra.bridge.config import RaConfig
+from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.core.workers import Found, Part
+from recbole_ra.tuning.cluster import Machine, connected, require_ray
+from recbole_ra.tuning.options import portable
+
+RETRIES = 3
+POLL_S = 0.2
+
+
+@contextlib.contextmanager
+def ray_workers(config: RaConfig) -> Iterator[RayWorkers]:
+    """As many processes as the settings ask for, on this machine or on the cluster of ``address``.
+
+    Raises
+    ------
+    SettingsError
+        If there are fewer CPUs or GPUs.
+    """
+    require_ray()
+    with connected(config.run.address) as machine:
+        yield RayWorkers(config, machine)
+
+
+class RayWorkers:
+    """Processes that share the work of a run; see :class:`recbole_ra.core.workers.Workers`.
+
+    Parameters
+    ----------
+    config : RaConfig
+    machine : Machine
+    """
+
+    def __init__(self, config: RaConfig, machine: Machine) -> None:
+        self.config, self.count = config, config.run.workers
+        self.uses_gpu = config.torch_device.type != "cpu"
+        there = machine.gpus if self.uses_gpu else machine.cpus
+        if self.count > there:
+            kind = "GPUs" if self.uses_gpu else "CPUs"
+            raise SettingsError(f"workers={self.count} but there are {there} {kind}; lower it")
+
+    def map(
+        self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
+    ) -> Iterator[Found]:
+        """One task a part, at most two a process under way or waiting to be taken over."""
+        import ray
+
+        held = ray.put(shared)
+        task = ray.remote(num_cpus=1, num_gpus=int(self.uses_gpu), max_retries=RETRIES)(function)
+        under_way: deque[Any] = deque()
+        for part in parts:
+            under_way.append(task.remote(held, part))
+            if len(under_way) > 2 * self.count:
+                yield ray.get(under_way.popleft())
+        while under_way:
+            yield ray.get(under_way.popleft())
+
+    def train_backbone(
+        self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """Train with Ray Train; if a process dies, all go on from the last epoch.
+
+        Raises
+        ------
+        RecboleRaError
+            If they die again and again.
+        """
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.util.queue import Queue
+
+        folder = folder.absolute()
+        epochs = Queue()
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config={
+                "settings": {**portable(settings, self.config), "show_progress": False},
+                "folder": str(folder),
+                "epochs": epochs,
+            },
+            torch_config=TorchConfig(backend="nccl" if self.uses_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=self.count,
+                use_gpu=self.uses_gpu,
+                resources_per_worker={"CPU": 1, **({"GPU": 1} if self.uses_gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(folder / "ray"),
+                failure_config=FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        failed: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except Exception as error:  # handed over to the thread that waits
+                failed.append(error)
+
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        while thread.is_alive() or not epochs.empty():
+            with contextlib.suppress(Empty):
+                on_epoch(epochs.get(timeout=POLL_S))
+        thread.join()
+        if failed:
+            reason = str(failed[0]).strip().splitlines()[-1]
+            raise RecboleRaError(
+                f"training with {self.count} workers failed: {reason}; the same command with --resume goes on"
+            ) from failed[0]
+
+
+def train_loop(job: dict[str, Any]) -> None:
+    """What each process of Ray Train runs."""
+    from ray import train
+
+    from recbole_ra.pipeline.backbone import train_part
+
+    settings = dict(job["settings"])
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        settings["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"]  # RecBole writes it back
+    first = train.get_context().get_world_rank() == 0
+    train_part(settings, Path(job["folder"]), job["epochs"].put if first else None)
