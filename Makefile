@@ -31,16 +31,19 @@ $(VENV)/.package: $(VENV)/.requirements setup.cfg pyproject.toml
 	@touch $@
 
 # pip would report RecBole's own pins as conflicts; requirements-tune.txt says why they are left unmet.
-setup-tune: setup ## add Ray and Optuna, for sweeps
+setup-tune: $(VENV)/.tune ## add Ray and Optuna, for sweeps and several workers
+
+$(VENV)/.tune: $(VENV)/.package requirements-tune.txt
 	@$(PIP) install --no-warn-conflicts --requirement requirements-tune.txt
+	@touch $@
 
 demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)
 	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 $(ARGS)
 
-test: setup ## quick tests (ARGS=... is passed on to pytest)
+test: setup-tune ## quick tests (ARGS=... is passed on to pytest)
 	$(RUN) -m pytest -q $(ARGS)
 
-test-slow: setup ## tests that train models or need real data
+test-slow: setup-tune ## tests that train models or need real data
 	$(RUN) -m pytest -q -m slow $(ARGS)
 
 lint: setup ## ruff, format and types

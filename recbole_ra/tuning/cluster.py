@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 
 OLDEST = (2, 40)
+KNOCK_S = 5.0
 HOW = "install the tested one with `make setup-tune`, or: pip install --upgrade 'ray[tune]' optuna"
 
 # What Ray reads when it is imported or started; what the user has set stays.
@@ -32,6 +35,13 @@ class Machine:
 
     cpus: int
     gpus: int
+
+
+def gpu_settings(uses_gpu: bool) -> dict[str, Any]:
+    """Settings that keep a process of Ray's to the GPU that Ray gave it; RecBole names one by itself."""
+    if not uses_gpu:
+        return {"use_gpu": False}
+    return {"gpu_id": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
 
 
 def require_ray(*others: str) -> None:
@@ -70,6 +80,8 @@ def connected(address: str | None) -> Iterator[Machine]:
         os.environ.setdefault(name, value)
     import ray
 
+    if address is not None:
+        _check_reachable(address)
     started = not ray.is_initialized()
     if started:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -81,14 +93,28 @@ def connected(address: str | None) -> Iterator[Machine]:
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
             if address is None:
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SettingsError(
-                f"address={address!r}: no Ray cluster answers ({reason}); start one with `ray start --head`, "
-                "or leave it out"
-            ) from error
+            raise _no_cluster(address, str(error) or type(error).__name__) from error
     try:
         resources = ray.cluster_resources()
         yield Machine(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
     finally:
         if started:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at the port: Ray itself gives up only after minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if address == "auto" or not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, reason: str) -> SettingsError:
+    return SettingsError(
+        f"address={address!r}: no Ray cluster answers ({reason.strip().splitlines()[0]}); start one with "
+        "`ray start --head`, or leave --address out"
+    )

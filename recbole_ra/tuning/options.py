@@ -83,6 +83,11 @@ class Sweep:
         return bool(self.config["valid_metric_bigger"])
 
     @property
+    def trials_folder(self) -> Path:
+        """Has one folder a trial."""
+        return self.folder / "trials"
+
+    @property
     def n_samples(self) -> int:
         """Draws from the space; each is combined with every combination of its grid."""
         return self.n_trials // self.space.n_grid
@@ -142,9 +147,7 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
     elif options.search == "optuna" and grids:
         problems.append(f"search=optuna: {', '.join(grids)} of {space.path} must not be grid; use choice")
     if options.scheduler == "pbt" and grids:
-        problems.append(
-            f"scheduler=pbt changes values: {', '.join(grids)} must not be of kind grid; use choice"
-        )
+        problems.append(f"scheduler=pbt: {', '.join(grids)} of {space.path} must not be grid; use choice")
     only_grid = len(grids) == len(space.parameters)
     if only_grid and options.trials > 1:
         problems.append(

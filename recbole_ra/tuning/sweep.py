@@ -58,7 +58,7 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
         If more CPUs or GPUs are asked for than there are.
     """
     cpus, gpus, at_once = resources(sweep, machine)
-    plan = TrialPlan.of(sweep)
+    plan = TrialPlan.of(sweep, uses_gpu=gpus > 0)
     if not sweep.resume and sweep.folder.exists():
         shutil.rmtree(sweep.folder)
     with explain_disk_errors(sweep.folder):
@@ -213,6 +213,6 @@ def test_best(sweep: Sweep, records: Sequence[Trial]) -> Result:
     return run(
         sweep.config.model,
         sweep.config.dataset,
-        start_from=start_of(TrialPlan.of(sweep).place(best.name)),
+        start_from=start_of(sweep.trials_folder / best.name),
         **{**sweep.settings, **best.parameters, "resume": True, "output_dir": str(sweep.folder / "best")},
     )

@@ -14,6 +14,7 @@ from ray import tune
 from recbole_ra.bridge.trainer import CHECKPOINT
 from recbole_ra.core.files import digest_bytes, write_bytes
 from recbole_ra.pipeline.raft import RAFT
+from recbole_ra.tuning.cluster import gpu_settings
 from recbole_ra.tuning.options import Sweep
 from recbole_ra.tuning.space import Space
 
@@ -40,6 +41,8 @@ class TrialPlan:
         Receives one folder a trial.
     checkpoint_every : int
         Epochs from one checkpoint for other trials to the next, 0 if none goes on from another.
+    uses_gpu : bool
+        Whether each is given a GPU, or a part of one.
     """
 
     model: str
@@ -51,9 +54,10 @@ class TrialPlan:
     bigger: bool
     folder: Path
     checkpoint_every: int
+    uses_gpu: bool
 
     @classmethod
-    def of(cls, sweep: Sweep) -> TrialPlan:
+    def of(cls, sweep: Sweep, *, uses_gpu: bool) -> TrialPlan:
         """The plan of a sweep."""
         config = sweep.config
         return cls(
@@ -64,8 +68,9 @@ class TrialPlan:
             stage=RAFT if config.augmented else config.backbone,
             metric=sweep.metric,
             bigger=sweep.bigger,
-            folder=sweep.folder / "trials",
+            folder=sweep.trials_folder,
             checkpoint_every=sweep.grace if sweep.options.scheduler == "pbt" else 0,
+            uses_gpu=uses_gpu,
         )
 
     def place(self, trial_id: str) -> Path:
@@ -96,6 +101,7 @@ def train_trial(chosen: dict[str, Any], plan: TrialPlan) -> None:
     settings = {
         **plan.settings,
         **plan.space.settle(chosen),
+        **gpu_settings(plan.uses_gpu),
         "resume": True,
         "output_dir": str(folder),
         "show_progress": False,

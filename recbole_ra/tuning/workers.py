@@ -5,7 +5,6 @@ training. Ray replaces a process that dies.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.workers import Found, Part
-from recbole_ra.tuning.cluster import Machine, connected, require_ray
+from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require_ray
 from recbole_ra.tuning.options import portable
 
 RETRIES = 3
@@ -90,6 +89,7 @@ class RayWorkers:
             train_loop,
             train_loop_config={
                 "settings": {**portable(settings, self.config), "show_progress": False},
+                "uses_gpu": self.uses_gpu,
                 "folder": str(folder),
                 "epochs": epochs,
             },
@@ -132,8 +132,6 @@ def train_loop(job: dict[str, Any]) -> None:
 
     from recbole_ra.pipeline.backbone import train_part
 
-    settings = dict(job["settings"])
-    if os.environ.get("CUDA_VISIBLE_DEVICES"):
-        settings["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"]  # RecBole writes it back
+    settings = {**job["settings"], **gpu_settings(job["uses_gpu"])}
     first = train.get_context().get_world_rank() == 0
     train_part(settings, Path(job["folder"]), job["epochs"].put if first else None)

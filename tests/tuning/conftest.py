@@ -30,12 +30,12 @@ def machine() -> Iterator[Any]:
 def words(walks: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Words of a sweep over a space that is written here: ``words("alpha: …", trials=4)``."""
 
-    def make(space: str, **options: Any) -> list[str]:
+    def make(text: str, **options: Any) -> list[str]:
         file = tmp_path / "space.yaml"
-        file.write_text(space)
+        file.write_text(text)
         small = settings_below(tmp_path, walks)
         settings = {
-            **{key: value for key, value in small.items() if key not in yaml.safe_load(space)},
+            **{key: value for key, value in small.items() if key not in yaml.safe_load(text)},
             "model": "RaSASRec",
             "space": str(file),
             "sweep_dir": str(tmp_path / "sweep"),

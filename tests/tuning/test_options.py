@@ -1,0 +1,126 @@
+"""What a sweep asks for, checked before Ray is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recbole_ra.cli import main, parse_settings
+from recbole_ra.tuning.cluster import Machine
+from recbole_ra.tuning.options import Sweep, plan_sweep
+
+Words = Callable[..., list[str]]
+
+
+def plan(words: list[str]) -> Sweep:
+    settings, files = parse_settings(words)
+    return plan_sweep(settings.pop("model"), settings.pop("dataset"), files, settings)
+
+
+def test_trials_count_draws_times_grid(words: Words) -> None:
+    grid, mixed = "alpha: {grid: [0.3, 0.7]}", "alpha: {grid: [0.3, 0.7]}\nattn_tau: {uniform: [0.5, 2]}"
+    assert (plan(words(grid)).n_trials, plan(words(grid)).n_samples) == (2, 1)
+    assert (plan(words(mixed, trials=5)).n_trials, plan(words(mixed, trials=5)).n_samples) == (10, 5)
+    assert plan(words("attn_tau: {uniform: [0.5, 2]}")).n_trials == 20
+    assert plan(words("alpha: {choice: [0.3, 0.7, 0.9]}", search="grid")).n_trials == 3
+
+
+def test_the_same_command_finds_its_folder_again(words: Words, tmp_path: Path) -> None:
+    def folder(space: str, **options: object) -> Path:
+        return plan([word for word in words(space, **options) if "sweep_dir" not in word]).folder
+
+    space = "alpha: {grid: [0.3, 0.7]}"
+    assert folder(space) == folder(space)
+    assert folder(space).parent == tmp_path / "runs"
+    assert folder(space).name.startswith("tune-RaSASRec-walks-space-")
+    assert len({folder(space), folder(space, seed=7), folder(space, scheduler="asha")}) == 3
+
+
+def test_paths_mean_the_same_in_any_working_directory(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = plan(words("alpha: {grid: [0.3]}", checkpoint_dir="kept")).settings
+    assert settings["checkpoint_dir"] == str(tmp_path / "kept")
+    assert Path(str(settings["data_path"])).is_absolute()
+    assert not {"model", "dataset", "output_dir", "space", "scheduler"} & set(settings)
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        ("alpha: {uniform: [0.1, 0.9]}", {"trials": 0}, "trials=0 must be >= 1"),
+        ("alhpa: {uniform: [0.1, 0.9]}", {}, "did you mean 'alpha'?"),
+        ("alpha: {uniform: [0.9, 0.1]}", {}, "is empty; low must be below high"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"valid_metric": "NGDC@10"}, "valid_metric"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"scheduler": "hyperband"}, "must be one of asha, median"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"search": "grid"}, "alpha of"),
+        ("alpha: {grid: [0.1, 0.9]}", {"search": "optuna"}, "must not be grid; use choice"),
+        ("alpha: {grid: [0.1, 0.9]}", {"scheduler": "pbt"}, "must not be grid; use choice"),
+        ("alpha: {grid: [0.1, 0.9]}", {"trials": 3}, "is a grid of 2 combinations, and each is tried once"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"resume": True}, "there is no sweep in"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"workers": 2}, "workers=2: trials share the machine already"),
+        ("gamma: {uniform: [0.1, 0.9]}", {"model": "DR4SR"}, "is not ranked, so nothing can be searched"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"space": "rafft"}, "did you mean 'raft'?"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"space": ""}, "--space is missing"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    space: str, options: dict[str, object], message: str, words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words(space, **options)
+    if options.get("model") == "DR4SR":
+        given = [word for word in given if "hidden_size" not in word]
+    assert main(["tune", *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus_per_trial": 3}, "cpus_per_trial=3 but there are 2"),
+        ({"gpus_per_trial": 1}, "gpus_per_trial=1 but there are 0; 0 trains on CPUs"),
+        ({"max_concurrent": 3}, "max_concurrent=3 trials of 1 CPUs need more than the 2"),
+    ],
+)
+def test_more_than_the_machine_has_is_refused(options: dict[str, int], message: str, words: Words) -> None:
+    pytest.importorskip("ray", reason="make setup-tune installs it")
+    from recbole_ra.core.errors import SettingsError
+    from recbole_ra.tuning.sweep import resources
+
+    with pytest.raises(SettingsError, match=message):
+        resources(plan(words("alpha: {grid: [0.3, 0.7]}", **options)), Machine(cpus=2, gpus=0))
+
+
+def test_resources_suit_the_machine(words: Words) -> None:
+    pytest.importorskip("ray", reason="make setup-tune installs it")
+    from recbole_ra.tuning.sweep import resources
+
+    many = plan(words("alpha: {uniform: [0.1, 0.9]}", trials=50))
+    assert resources(many, Machine(cpus=2, gpus=0)) == (1, 0.0, 2)
+    assert resources(many, Machine(cpus=16, gpus=1)) == (4, 0.25, 4)
+    assert resources(many, Machine(cpus=4, gpus=2)) == (1, 0.25, 4)
+    assert resources(plan(words("alpha: {grid: [0.3]}")), Machine(cpus=8, gpus=0)) == (1, 0.0, 1)
+
+
+def test_a_missing_or_old_ray_is_told_with_the_remedy(
+    words: Words, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recbole_ra.tuning.cluster.version", lambda package: "2.6.3")
+    assert main(["tune", *words("alpha: {grid: [0.3]}")]) == 2
+    assert "Ray 2.6.3 (which RecBole asks for) does not work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:port"])
+def test_an_address_that_does_not_answer_is_told_at_once(
+    address: str, words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="make setup-tune installs it")
+    assert main(["tune", *words("alpha: {grid: [0.3]}", address=address)]) == 2
+    error = capsys.readouterr().err
+    assert f"address='{address}': no Ray cluster answers" in error
+    assert error.count("\n") == 1
