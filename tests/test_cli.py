@@ -177,8 +177,9 @@ def test_a_run_ends_in_a_table(data: Callable[[str], Path], capsys: pytest.Captu
     assert "training targets" in said.err
 
 
+QUICK = ["--epochs=1", "--hidden_size=16", "--inner_size=16", "--use_gpu=false"]
 QUICK_REGENERATION = [
-    *("--epochs=1", "--hidden_size=16", "--inner_size=16", "--use_gpu=false"),
+    *QUICK,
     *("--teacher_epochs=1", "--regenerator_epochs=1", "--regenerator_width=16", "--regenerator_layers=1"),
 ]
 
@@ -194,7 +195,7 @@ def test_regenerate_makes_what_a_run_trains_on(
     assert "space 4" in table
     assert (tmp_path / "dataset" / "shop-dr4sr" / "shop-dr4sr.train.inter").is_file()
     assert "--overwrite" in refusal(capsys, *words)
-    trained = ["--model=SASRec", "--dataset=shop", "--regenerate=dataset/shop-dr4sr", *QUICK_REGENERATION]
+    trained = ["--model=SASRec", "--dataset=shop", "--regenerate=dataset/shop-dr4sr", *QUICK]
     assert main(trained) == 0
     assert "unmasked" in capsys.readouterr().out
 

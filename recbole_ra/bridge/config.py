@@ -268,6 +268,13 @@ class RaConfig(Config):
         if kind not in REGENERATIONS and not os.path.exists(kind):
             names = ", ".join(REGENERATIONS)
             yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
+        if kind not in REGENERATIONS:
+            made = {field.name for field in dataclasses.fields(regeneration)} - {
+                "regenerate",
+                "regenerate_origins",
+            }
+            for key in sorted(made & self._user_keys):
+                yield f"{key}={self[key]!r} has no effect on what {kind} holds already; leave it out"
         if self.only_regenerates and kind not in ("dr4sr", "patterns"):
             yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
         for origin in regeneration.origins:

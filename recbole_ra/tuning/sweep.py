@@ -100,10 +100,15 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
 def tell_best(sweep: Sweep, records: Sequence[Trial]) -> None:
     """One line on the best trial, also where the search was interrupted."""
     best = best_trial(records, bigger=sweep.bigger)
-    if best is not None:
-        chosen = " ".join(f"{name}={value_text(value)}" for name, value in best.parameters.items())
-        line = f"best so far: {best.name}, {chosen}, valid {sweep.metric} {best.best:.4f}"
-        print(line, file=sys.stderr, flush=True)
+    if best is None:
+        return
+    chosen = " ".join(f"{name}={value_text(value)}" for name, value in best.parameters.items())
+    line = f"best so far: {best.name}, {chosen}, valid {sweep.metric} {best.best:.4f}"
+    now = default_point(sweep.space, sweep.config)
+    for record in records:
+        if record.parameters == now and record.counts:
+            line += f" (settings as they stand: {record.best:.4f}, {record.status})"
+    print(line, file=sys.stderr, flush=True)
 
 
 def domain(parameter: Parameter) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from recbole_ra import run
 from recbole_ra.core.errors import CheckpointError, DataError, SettingsError
+from walks import REGENERATION
 
 
 def silent(line: str) -> None:
@@ -58,6 +59,12 @@ def test_options_run_to_a_test_result(change: dict[str, Any], regenerating: dict
     assert {"regeneration.txt", "regeneration.png", "result.json"} <= pictures
 
 
+def reading(regenerating: dict[str, Any], made: Path) -> dict[str, Any]:
+    """Settings of a run on what another one regenerated."""
+    kept = {key: value for key, value in regenerating.items() if key not in REGENERATION}
+    return {**kept, "regenerate": str(made)}
+
+
 def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any], tmp_path: Path) -> None:
     target = tmp_path / "made" / "walks-dr4sr"
     made = run("DR4SR", **regenerating, export_dir=str(target), say=silent)
@@ -69,10 +76,12 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     manifest = json.loads((target / "manifest.json").read_text())
     assert manifest["statistics"] == made.regeneration["statistics"]
     direct = run("SASRec", **regenerating, say=silent)
-    from_files = run("SASRec", **{**regenerating, "regenerate": str(target)}, say=silent)
+    from_files = run("SASRec", **reading(regenerating, target), say=silent)
     assert from_files.test == direct.test
     assert from_files.reused == ["backbone"]  # the same bytes: there is nothing to train again
 
+    with pytest.raises(SettingsError, match=r"gamma=0\.3 has no effect on what .* holds already"):
+        run("SASRec", **reading(regenerating, target), gamma=0.3, say=silent)
     with pytest.raises(DataError, match="exists already"):
         run("DR4SR", **regenerating, export_dir=str(target), say=silent)
     run("DR4SR", **regenerating, export_dir=str(target), overwrite=True, say=silent)
@@ -87,7 +96,7 @@ def test_a_set_of_another_split_is_refused(regenerating: dict[str, Any], tmp_pat
     target = tmp_path / "made"
     shares = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}}
     run("DR4SR", **regenerating, **shares, export_dir=str(target), say=silent)
-    given = {**regenerating, "regenerate": str(target)}
+    given = reading(regenerating, target)
     for kept in ("original+pattern+regenerated", "pattern"):
         with pytest.raises(DataError, match="another data set or split"):
             run("SASRec", **given, regenerate_origins=kept, say=silent)
