@@ -8,6 +8,7 @@ is one sort over the surviving occurrences.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
+
+CACHED = 1 << 16
+"""Keys that are sorted at once: with their order and owners they fit a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +147,30 @@ def _frequent(keys: IntArray, sequence: IntArray, min_support: int) -> tuple[Int
         Ascending.
     support : int64 array, shape [frequent keys]
     """
+    if len(keys) <= CACHED:
+        return _frequent_in_cache(keys, sequence, min_support)
+    # A sort of what does not fit the cache waits for memory at every step. So first one pass that
+    # parts the keys by value (16 bits: a radix sort), then each part for itself.
+    n_parts = -(-len(keys) // CACHED)
+    part = np.minimum(keys * (n_parts / (keys.max() + 1)), n_parts - 1).astype(np.uint16)
+    order = np.argsort(part, kind="stable")
+    bounds = np.searchsorted(part[order], np.arange(n_parts + 1))
+    code = np.empty(len(keys), dtype=np.int64)
+    frequent, supports, known = [], [], 0
+    for first, last in itertools.pairwise(bounds):
+        inside = order[first:last]
+        number, found, support = _frequent_in_cache(keys[inside], sequence[inside], min_support)
+        code[inside] = np.where(number < 0, -1, number + known)
+        known += len(found)
+        frequent.append(found)
+        supports.append(support)
+    return code, np.concatenate(frequent), np.concatenate(supports)
+
+
+def _frequent_in_cache(
+    keys: IntArray, sequence: IntArray, min_support: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """:func:`_frequent` by one sort."""
     order = np.argsort(keys, kind="stable")
     by_key, owner = keys[order], sequence[order]
     new_key = np.concatenate([[True], by_key[1:] != by_key[:-1]])[: len(keys)]

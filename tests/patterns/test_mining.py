@@ -11,6 +11,7 @@ from sequential.seq2pat import Seq2Pat
 
 import reference
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.patterns import mining
 from recbole_ra.patterns.mining import Patterns, mine_patterns
 from recbole_ra.sequences.table import Origin, SequenceTable
 
@@ -92,6 +93,18 @@ def test_equals_seq2pat(sequences: list[list[int]], window: int, min_support: in
     # seq2pat refuses a support that no pattern can reach.
     peer = by_seq2pat(sequences, window, min_support) if min_support <= len(sequences) else {}
     assert as_dict(patterns) == peer
+
+
+@given(some_sequences, st.integers(2, 6), st.integers(1, 3), st.integers(1, 20))
+def test_sorting_in_parts_changes_nothing(
+    sequences: list[list[int]], window: int, min_support: int, cached: int
+) -> None:
+    whole = mine_patterns(table_of(sequences), window=window, min_support=min_support)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mining, "CACHED", cached)
+        parted = mine_patterns(table_of(sequences), window=window, min_support=min_support)
+    for name in ("items", "offsets", "support"):
+        np.testing.assert_array_equal(getattr(parted, name), getattr(whole, name))
 
 
 @given(some_sequences, st.randoms(use_true_random=False))
