@@ -109,8 +109,7 @@ class DistributedTrainer(RaTrainer):
         return _gathered(super()._random_states()[0])
 
     def _set_random_states(self, states: list[Any]) -> None:
-        if len(states) == dist.get_world_size():  # else another number of processes: go on with new draws
-            super()._set_random_states([states[dist.get_rank()]])
+        super()._set_random_states([states[dist.get_rank()]])
 
     def rank(self, eval_data: Any, show_progress: bool = False) -> RankingEvaluator:
         """Score every n-th batch, and gather the ranks of the others."""

@@ -29,6 +29,7 @@ from recbole_ra.bridge.checkpoint import (
     set_random_state,
 )
 from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
+from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import write_json
 from recbole_ra.nn.average import WeightAverage
 
@@ -163,7 +164,7 @@ class RaTrainer(Trainer):
         }
         self.history.append(entry)
         average = None if self.average is None else self.average.state_dict()
-        state = {**self._state(epoch), "random": self._random_states(), "average": average}
+        state = {**self._state(epoch), "random_states": self._random_states(), "average": average}
         self._keep(self.last_file, state)
         if self.on_epoch is not None:
             self.on_epoch({**entry, CHECKPOINT: str(self.last_file)})
@@ -206,6 +207,11 @@ class RaTrainer(Trainer):
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Continue from a checkpoint as if there had been no break, at the learning rate that is set now."""
         content = load_checkpoint(Path(resume_file), self.device, self.identity)
+        if "random_states" not in content:
+            raise CheckpointError(
+                f"{resume_file}: no training can go on from it, it is finished or of an earlier version; "
+                "delete its folder, or leave --resume out"
+            )
         load_weights(self.model, content["state_dict"], Path(resume_file))
         self.optimizer.load_state_dict(content["optimizer"])
         for group in self.optimizer.param_groups:
@@ -217,7 +223,7 @@ class RaTrainer(Trainer):
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
         self.history = content["history"]
-        self._set_random_states(content["random"])
+        self._set_random_states(content["random_states"])
 
     def move(self, folder: Path) -> None:
         """Go on in another folder, whither the files were moved."""

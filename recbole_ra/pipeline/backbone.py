@@ -101,7 +101,8 @@ def train_part(
     on_epoch : callable, optional
         Called in the first process after each epoch.
     """
-    config = RaConfig(None, None, (), settings)
+    # Regenerated data is what the caller made, also where the user has switched reuse off.
+    config = RaConfig(None, None, (), {**settings, "reuse": True})
     splits = Splits.load(config)
     run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None, on_epoch)
     regenerated = regeneration_stage(run)

@@ -28,7 +28,8 @@ from recbole_ra.sequences.table import SequenceTable
 
 STAGE_VERSIONS = {"teacher": 1, "regenerator": 1, "decoded": 1, "backbone": 1, "bank": 1, "raft": 1}
 
-# Settings that change neither what is trained nor how it is measured.
+# Settings that change neither what is trained nor how it is measured; a backbone that several workers
+# train has their number in its key by itself.
 NEUTRAL_KEYS = frozenset(
     """
     model output_dir checkpoint_dir data_path resume reuse show_progress state gpu_id use_gpu device worker
@@ -76,6 +77,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    told: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.fields = Fields.of(self.config)
@@ -175,9 +177,11 @@ class Run:
         self.tell_again([entry])
 
     def tell_again(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Pass on epochs that were trained before, so that the caller sees each of them."""
-        if self.on_epoch is not None:
-            for entry in history:
+        """Pass on epochs that were trained before, so that the caller sees each of them, once."""
+        for entry in history:
+            epoch = (entry["stage"], entry["epoch"])
+            if self.on_epoch is not None and epoch not in self.told:
+                self.told.add(epoch)
                 self.on_epoch(entry)
 
     @contextlib.contextmanager

@@ -100,6 +100,8 @@ def run(
         check_bank_size(state)
     if config.run.workers == 1:
         return _stages(state, evaluate_test)
+    if start_from is not None:
+        raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
     if hire is None:
         raise SettingsError(f"workers={config.run.workers}: nobody starts them here; use recbole_ra.run")
     with hire(config) as state.workers:

@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_ra.bridge.setup import stage_config
 from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.files import replacing
 from recbole_ra.pipeline.run import Artifact, Run
 
 HISTORY = "history.json"
@@ -70,8 +71,12 @@ def train_stage(
 def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
     """Let the stage stand where another one stood, with what that one had selected."""
     if start is not None and not trainer.last_file.exists():
-        shutil.copyfile(start.with_name("best.pt"), trainer.saved_model_file)
-        shutil.copyfile(start, trainer.last_file)
+        for source, target in (
+            (start.with_name("best.pt"), Path(trainer.saved_model_file)),
+            (start, trainer.last_file),
+        ):
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 
-OLDEST = (2, 40)
+OLDEST = (2, 51)  # the first whose Ray Train is the one of today
 KNOCK_S = 5.0
 HOW = "install the tested one with `make setup-tune`, or: pip install --upgrade 'ray[tune]' optuna"
 
@@ -87,7 +87,7 @@ def connected(address: str | None) -> Iterator[Machine]:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if address is None:
-                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+                ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
             else:
                 ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.bridge.config import RaConfig
+from recbole_ra.bridge.config import RaConfig, read_yaml
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import digest
 from recbole_ra.core.settings import raise_problems, read, setting
+from recbole_ra.pipeline.run import NEUTRAL_KEYS
 from recbole_ra.tuning.space import Space, check_space, read_space
 
 DISCRETE = ("choice", "grid")
 DEFAULT_TRIALS = 20
+MARK = "sweep.json"  # tells a folder of a sweep from any other, and which sweep it is
+
+# What population based training may change under way.
+RAFT_CHANGES = frozenset(
+    "alpha beta n_neighbors attn_tau ram_dropout raft_learning_rate raft_batch_size".split()
+)
+BACKBONE_CHANGES = frozenset(
+    "learning_rate weight_decay train_batch_size positions_per_visit length_groups lmd tau".split()
+)
 
 
 @dataclass(frozen=True)
@@ -23,10 +34,10 @@ class TuneSettings:
     """Search for settings, `recbole-ra tune` (docs/tuning.md)."""
 
     space: str | None = setting(None, "file of the settings to search, or a shipped one (props/tune)")
-    trials: int = setting(
-        0,
-        "trials; parameters of kind grid: as often as this with all others; 0 = 20, of a grid alone 1",
-        low=0,
+    trials: int | None = setting(
+        None,
+        "draws, each with every combination of what is of kind grid; by default 20, of a grid alone 1",
+        low=1,
     )
     search: str = setting("random", "how values are chosen", choices=("random", "grid", "optuna"))
     scheduler: str = setting(
@@ -60,6 +71,8 @@ class Sweep:
     n_trials : int
         Trials in all.
     folder : Path
+    identity : str
+        Digest of what decides its outcome; a sweep is resumed with the same only.
     resume : bool
         Go on with the sweep that lies in the folder.
     """
@@ -70,6 +83,7 @@ class Sweep:
     settings: Mapping[str, Any]
     n_trials: int
     folder: Path
+    identity: str
     resume: bool
 
     @property
@@ -115,8 +129,6 @@ def split_options(settings: Mapping[str, Any]) -> tuple[TuneSettings, dict[str, 
     options = read(TuneSettings, settings, problems)
     if options.space is None:
         problems.append("--space is missing; for example --space=raft")
-    if "trials" in settings and options.trials < 1 and not problems:
-        problems.append(f"trials={options.trials} must be >= 1")
     raise_problems(problems)
     names = {field.name for field in dataclasses.fields(TuneSettings)}
     return options, {key: value for key, value in settings.items() if key not in names}
@@ -133,6 +145,17 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
     problems = []
     if config.run.workers > 1:
         problems.append(f"workers={config.run.workers}: trials share the machine already; leave it out")
+    if config.run.export_dir is not None:
+        problems.append(f"export_dir={config.run.export_dir!r}: trials export nothing; leave it out")
+    if options.gpus_per_trial > 0 and config["use_gpu"] is False:
+        problems.append(f"gpus_per_trial={options.gpus_per_trial:g} but use_gpu=false; keep one")
+    if options.scheduler == "pbt":
+        stuck = [name for name in space.names if not _may_change(name, config)]
+        if stuck:
+            problems.append(
+                f"scheduler=pbt: {', '.join(stuck)} of {space.path} cannot change while a trial goes on; "
+                "leave it out or use another scheduler"
+            )
     if config.only_regenerates:
         problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
     ranges = [parameter.name for parameter in space.parameters if parameter.kind not in DISCRETE]
@@ -149,7 +172,7 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
     if options.scheduler == "pbt" and grids:
         problems.append(f"scheduler=pbt: {', '.join(grids)} of {space.path} must not be grid; use choice")
     only_grid = len(grids) == len(space.parameters)
-    if only_grid and options.trials > 1:
+    if only_grid and (options.trials or 1) > 1:
         problems.append(
             f"trials={options.trials}: {space.path} is a grid of {space.n_grid} combinations, and each is "
             "tried once; leave --trials out"
@@ -157,6 +180,13 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
     raise_problems(problems)
     samples = options.trials or (1 if only_grid else DEFAULT_TRIALS)
     return space, samples * space.n_grid
+
+
+def _may_change(name: str, config: RaConfig) -> bool:
+    """Whether the reported stage can go on with another value: neither its shapes nor its inputs change."""
+    if config.augmented:
+        return name in RAFT_CHANGES
+    return name in BACKBONE_CHANGES or "dropout" in name
 
 
 def plan_sweep(
@@ -170,41 +200,69 @@ def plan_sweep(
     Parameters
     ----------
     model, dataset, files, settings
-        As for :class:`RaConfig`, with the words of :class:`TuneSettings` among the settings.
+        As for :class:`RaConfig`, with the words of :class:`TuneSettings` among them.
 
     Raises
     ------
     SettingsError
         For everything that is wrong with them.
     """
-    options, own = split_options(settings)
-    resume, overwrite = bool(own.pop("resume", False)), bool(own.pop("overwrite", False))
+    chosen: dict[str, Any] = {}
+    for file in files:
+        chosen.update(read_yaml(Path(file)))
+    options, own = split_options({**chosen, **settings})
     space = read_space(Path(str(options.space)))
-    config = check_space(space, model, dataset, files, own)
+    config = RaConfig(model, dataset, (), own)
+    # A value in a file is where the search starts; one on the command line contradicts the search.
+    free = {key: value for key, value in own.items() if key in settings or key not in space.names}
+    check_space(space, config.model, config.dataset, (), free)
     space, n_trials = check_options(options, space, config)
-    chosen = config.chosen
-    folder = Path(options.sweep_dir or _named(options, space, config, chosen)).absolute()
-    if resume and not folder.exists():
-        raise SettingsError(f"--resume: there is no sweep in {folder}; leave --resume out to start it")
-    if folder.exists() and not resume and not overwrite:
-        raise SettingsError(f"{folder} exists; --resume goes on with that sweep, --overwrite starts it anew")
-    if overwrite and resume:
-        raise SettingsError("--resume and --overwrite are given; keep one")
-    trial = portable(chosen, config)
-    for name in ("model", "dataset", "output_dir"):
+    identity = _identity(options, space, config)
+    folder = Path(
+        options.sweep_dir
+        or Path(config.run.output_dir)
+        / f"tune-{config.model}-{config.dataset}-{space.path.stem}-{identity[:8]}"
+    ).absolute()
+    _check_folder(folder, identity, resume=config.run.resume, overwrite=config.run.overwrite)
+    trial = portable(config.chosen, config)
+    for name in ("model", "dataset", "output_dir", "resume", "overwrite"):
         trial.pop(name, None)
-    return Sweep(options, space, config, trial, n_trials, folder, resume)
+    return Sweep(options, space, config, trial, n_trials, folder, identity, config.run.resume)
 
 
-def _named(options: TuneSettings, space: Space, config: RaConfig, settings: Mapping[str, Any]) -> Path:
-    """Where a sweep lies by default: the same command finds it again."""
-    asked = {
-        "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
-        "settings": {key: repr(value) for key, value in settings.items()},
-        "options": [options.search, options.scheduler, options.trials, options.grace_epochs],
-    }
-    name = f"tune-{config.model}-{config.dataset}-{space.path.stem}-{digest(asked)[:8]}"
-    return Path(config.run.output_dir) / name
+def _check_folder(folder: Path, identity: str, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something else than what the command asks for."""
+    if resume and overwrite:
+        raise SettingsError("--resume and --overwrite are given; keep one")
+    if not folder.exists():
+        if resume:
+            raise SettingsError(f"--resume: there is no sweep in {folder}; leave --resume out to start it")
+        return
+    try:
+        found = json.loads((folder / MARK).read_text())["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{folder} is no folder of a sweep; choose another --sweep_dir") from error
+    if not resume and not overwrite:
+        raise SettingsError(f"{folder} exists; --resume goes on with that sweep, --overwrite starts it anew")
+    if resume and found != identity:
+        raise SettingsError(
+            f"{folder} holds a sweep with other settings or another space; choose another --sweep_dir, or "
+            "--overwrite it"
+        )
+
+
+def _identity(options: TuneSettings, space: Space, config: RaConfig) -> str:
+    """Digest of what decides the outcome of a sweep: the same command finds its folder again."""
+    return digest(
+        {
+            "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
+            "settings": {key: repr(value) for key, value in config.chosen.items() if key not in NEUTRAL_KEYS},
+            "options": [
+                repr(getattr(options, name))
+                for name in ("search", "scheduler", "trials", "grace_epochs", "reduction_factor")
+            ],
+        }
+    )
 
 
 def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:

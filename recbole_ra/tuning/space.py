@@ -88,6 +88,20 @@ class Space:
         """Combinations of the values of all ``grid`` parameters; 1 if there is none."""
         return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
 
+    def bring_back(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Values that left their ranges or steps, as the nearest ones that a search may come to."""
+        for parameter in self.parameters:
+            low, high, step = parameter.low, parameter.high, parameter.step
+            if low is None or high is None:
+                continue
+            value = chosen[parameter.name]
+            if step is not None:
+                value = step * round(value / step)
+            if parameter.kind == "randint":
+                value, high = round(value), high - 1
+            chosen[parameter.name] = min(max(value, low), high)
+        return chosen
+
     def settle(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as settings: multiples of a step without the noise of their last digits."""
         rounded = {parameter.name for parameter in self.parameters if parameter.step is not None}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from ray import tune
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -19,14 +22,14 @@ from ray.tune.schedulers import (
 from ray.tune.search import BasicVariantGenerator
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
-from recbole_ra.core.files import explain_disk_errors, write_bytes
+from recbole_ra.core.files import explain_disk_errors, write_bytes, write_json
 from recbole_ra.pipeline.result import Result
 from recbole_ra.pipeline.runner import run
 from recbole_ra.report.sweep import Trial, best_trial, value_text, write_trials
 from recbole_ra.report.sweep_plots import sweep_plots
 from recbole_ra.report.tables import render
 from recbole_ra.tuning.cluster import Machine
-from recbole_ra.tuning.options import Sweep
+from recbole_ra.tuning.options import MARK, Sweep
 from recbole_ra.tuning.space import Parameter, default_point
 from recbole_ra.tuning.trial import BEST, TrialPlan, short_name, start_of, train_trial
 from recbole_ra.tuning.watch import Watch
@@ -59,10 +62,30 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
     """
     cpus, gpus, at_once = resources(sweep, machine)
     plan = TrialPlan.of(sweep, uses_gpu=gpus > 0)
-    if not sweep.resume and sweep.folder.exists():
-        shutil.rmtree(sweep.folder)
     with explain_disk_errors(sweep.folder):
+        if not sweep.resume and sweep.folder.exists():
+            shutil.rmtree(sweep.folder)
         sweep.folder.mkdir(parents=True, exist_ok=True)
+        write_json(sweep.folder / MARK, {"identity": sweep.identity, "space": str(sweep.space.path)})
+    with _held(sweep.folder):
+        return _search(sweep, plan, cpus, gpus, at_once)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """One process a sweep."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RecboleRaError(f"{folder}: another process runs this sweep; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _search(sweep: Sweep, plan: TrialPlan, cpus: int, gpus: float, at_once: int) -> list[Trial]:
     watch = Watch(sweep, plan)
     try:
         watch.trials = tune.run(
@@ -82,7 +105,7 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
             raise_on_failed_trial=False,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: short_name(trial.trial_id),
-            resume="AUTO" if sweep.resume else None,
+            resume="AUTO+ERRORED" if sweep.resume else None,
             callbacks=[watch],
             verbose=0,
         ).trials
@@ -149,7 +172,12 @@ def scheduler(sweep: Sweep) -> TrialScheduler:
         return PopulationBasedTraining(
             time_attr="training_iteration",
             perturbation_interval=grace,
-            hyperparam_mutations={parameter.name: domain(parameter) for parameter in sweep.space.parameters},
+            # Of a list Ray takes a neighbour; anything else it multiplies by 1.2 or 0.8.
+            hyperparam_mutations={
+                parameter.name: list(parameter.values) or domain(parameter)
+                for parameter in sweep.space.parameters
+            },
+            custom_explore_fn=sweep.space.bring_back,
         )
     return FIFOScheduler()
 
@@ -163,17 +191,21 @@ def resources(sweep: Sweep, machine: Machine) -> tuple[int, float, int]:
         If there are not so many.
     """
     options, problems = sweep.options, []
+    together = options.max_concurrent or sweep.n_trials
     uses_gpu = sweep.config["use_gpu"] is not False and machine.gpus > 0
     gpus = options.gpus_per_trial
     if gpus < 0:
         gpus = 1 / TRIALS_PER_GPU if uses_gpu else 0.0
-    side_by_side = max(1, int(machine.gpus / gpus)) if gpus else max(1, machine.cpus)
+    side_by_side = min(together, max(1, int(machine.gpus / gpus)) if gpus else max(1, machine.cpus))
     cpus = options.cpus_per_trial or max(1, machine.cpus // side_by_side)
     at_once = options.max_concurrent or min(side_by_side, max(1, machine.cpus // cpus))
     if cpus > machine.cpus:
         problems.append(f"cpus_per_trial={cpus} but there are {machine.cpus}")
     if gpus > machine.gpus:
-        problems.append(f"gpus_per_trial={gpus:g} but there are {machine.gpus}; 0 trains on CPUs")
+        problems.append(
+            f"gpus_per_trial={gpus:g} but there are {machine.gpus} (--gpu_id=0,1 names more than one); "
+            "0 trains on CPUs"
+        )
     if options.max_concurrent * cpus > machine.cpus and not problems:
         problems.append(
             f"max_concurrent={options.max_concurrent} trials of {cpus} CPUs need more than the "

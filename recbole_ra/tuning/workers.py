@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
@@ -51,23 +50,26 @@ class RayWorkers:
         there = machine.gpus if self.uses_gpu else machine.cpus
         if self.count > there:
             kind = "GPUs" if self.uses_gpu else "CPUs"
-            raise SettingsError(f"workers={self.count} but there are {there} {kind}; lower it")
+            more = " (--gpu_id=0,1 names more than one)" if self.uses_gpu else ""
+            raise SettingsError(f"workers={self.count} but there are {there} {kind}{more}; lower it")
 
     def map(
         self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
     ) -> Iterator[Found]:
-        """One task a part, at most two a process under way or waiting to be taken over."""
+        """Processes that hold what is shared, each with one part at a time."""
         import ray
+        from ray.util import ActorPool
 
+        options = {
+            "num_cpus": 1,
+            "num_gpus": int(self.uses_gpu),
+            "max_restarts": RETRIES,
+            "max_task_retries": RETRIES,
+        }
+        actor = ray.remote(**options)(_Holder)
         held = ray.put(shared)
-        task = ray.remote(num_cpus=1, num_gpus=int(self.uses_gpu), max_retries=RETRIES)(function)
-        under_way: deque[Any] = deque()
-        for part in parts:
-            under_way.append(task.remote(held, part))
-            if len(under_way) > 2 * self.count:
-                yield ray.get(under_way.popleft())
-        while under_way:
-            yield ray.get(under_way.popleft())
+        pool = ActorPool([actor.remote(function, held) for _ in range(min(self.count, max(len(parts), 1)))])
+        yield from pool.map(lambda holder, part: holder.work.remote(part), parts)
 
     def train_backbone(
         self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
@@ -120,10 +122,27 @@ class RayWorkers:
                 on_epoch(epochs.get(timeout=POLL_S))
         thread.join()
         if failed:
-            reason = str(failed[0]).strip().splitlines()[-1]
-            raise RecboleRaError(
-                f"training with {self.count} workers failed: {reason}; the same command with --resume goes on"
-            ) from failed[0]
+            cause = _cause(failed[0])
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
+            raise RecboleRaError(f"training with {self.count} workers failed: {reason}") from failed[0]
+
+
+class _Holder:
+    """A process that keeps what all parts have in common."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], shared: Any) -> None:
+        self.function, self.shared = function, shared
+
+    def work(self, part: Any) -> Any:
+        """The result of one part."""
+        return self.function(self.shared, part)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, if Ray Train says so; a mistake of the user before what followed from it."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    return next((cause for cause in causes if isinstance(cause, RecboleRaError)), (causes or [error])[0])
 
 
 def train_loop(job: dict[str, Any]) -> None:
@@ -134,4 +153,6 @@ def train_loop(job: dict[str, Any]) -> None:
 
     settings = {**job["settings"], **gpu_settings(job["uses_gpu"])}
     first = train.get_context().get_world_rank() == 0
+    if not first:
+        settings["log_wandb"] = False
     train_part(settings, Path(job["folder"]), job["epochs"].put if first else None)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from recbole_ra.bridge.config import parse_value
 from recbole_ra.cli import main, parse_settings
 from recbole_ra.tuning.cluster import Machine
 from recbole_ra.tuning.options import Sweep, plan_sweep
+from recbole_ra.tuning.space import default_point
 
 Words = Callable[..., list[str]]
 
@@ -36,6 +39,31 @@ def test_the_same_command_finds_its_folder_again(words: Words, tmp_path: Path) -
     assert folder(space).parent == tmp_path / "runs"
     assert folder(space).name.startswith("tune-RaSASRec-walks-space-")
     assert len({folder(space), folder(space, seed=7), folder(space, scheduler="asha")}) == 3
+    assert folder(space) == folder(space, show_progress=False, checkpoint_dir="elsewhere")
+
+
+def test_only_a_folder_of_the_same_sweep_is_touched(
+    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "thesis.tex").write_text("x")
+    for option in ("--overwrite", "--resume"):
+        assert main(["tune", *words("alpha: {grid: [0.3]}"), option]) == 2
+        assert "is no folder of a sweep; choose another --sweep_dir" in capsys.readouterr().err
+    assert (tmp_path / "sweep" / "thesis.tex").exists()
+    (tmp_path / "sweep" / "sweep.json").write_text('{"identity": "of another"}')
+    assert main(["tune", *words("alpha: {grid: [0.3]}"), "--resume"]) == 2
+    assert "holds a sweep with other settings or another space" in capsys.readouterr().err
+
+
+def test_a_config_file_may_say_everything(words: Words, tmp_path: Path) -> None:
+    given = dict(word[2:].split("=", 1) for word in words("alpha: {uniform: [0.1, 0.9]}", trials=7))
+    file = tmp_path / "sweep.yaml"
+    values = {key: parse_value(value) for key, value in given.items()}
+    file.write_text(yaml.safe_dump({**values, "alpha": 0.3}))
+    sweep = plan_sweep(None, None, [file], {})
+    assert (sweep.config.model, sweep.n_trials, sweep.options.scheduler) == ("RaSASRec", 7, "none")
+    assert default_point(sweep.space, sweep.config) == {"alpha": 0.3}
 
 
 def test_paths_mean_the_same_in_any_working_directory(
@@ -62,6 +90,12 @@ def test_paths_mean_the_same_in_any_working_directory(
         ("alpha: {grid: [0.1, 0.9]}", {"trials": 3}, "is a grid of 2 combinations, and each is tried once"),
         ("alpha: {uniform: [0.1, 0.9]}", {"resume": True}, "there is no sweep in"),
         ("alpha: {uniform: [0.1, 0.9]}", {"workers": 2}, "workers=2: trials share the machine already"),
+        ("n_heads: {choice: [1, 2]}", {"scheduler": "pbt"}, "n_heads of"),
+        ("hidden_size: {choice: [8, 16]}", {"scheduler": "pbt", "model": "SASRec"}, "cannot change while a"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"resume": True, "overwrite": True}, "are given; keep one"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"overwrite": "nope"}, "overwrite='nope' must be true or false"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"use_gpu": False, "gpus_per_trial": 0.5}, "but use_gpu=false"),
+        ("alpha: {uniform: [0.1, 0.9]}", {"alpha": 0.5}, "--alpha=0.5 is given and alpha is searched"),
         ("gamma: {uniform: [0.1, 0.9]}", {"model": "DR4SR"}, "is not ranked, so nothing can be searched"),
         ("alpha: {uniform: [0.1, 0.9]}", {"space": "rafft"}, "did you mean 'raft'?"),
         ("alpha: {uniform: [0.1, 0.9]}", {"space": ""}, "--space is missing"),
@@ -83,7 +117,7 @@ def test_mistakes_are_one_line(
     ("options", "message"),
     [
         ({"cpus_per_trial": 3}, "cpus_per_trial=3 but there are 2"),
-        ({"gpus_per_trial": 1}, "gpus_per_trial=1 but there are 0; 0 trains on CPUs"),
+        ({"gpus_per_trial": 1}, "gpus_per_trial=1 but there are 0 .*; 0 trains on CPUs"),
         ({"max_concurrent": 3}, "max_concurrent=3 trials of 1 CPUs need more than the 2"),
     ],
 )
@@ -104,7 +138,7 @@ def test_resources_suit_the_machine(words: Words) -> None:
     assert resources(many, Machine(cpus=2, gpus=0)) == (1, 0.0, 2)
     assert resources(many, Machine(cpus=16, gpus=1)) == (4, 0.25, 4)
     assert resources(many, Machine(cpus=4, gpus=2)) == (1, 0.25, 4)
-    assert resources(plan(words("alpha: {grid: [0.3]}")), Machine(cpus=8, gpus=0)) == (1, 0.0, 1)
+    assert resources(plan(words("alpha: {grid: [0.3]}")), Machine(cpus=8, gpus=0)) == (8, 0.0, 1)
 
 
 def test_a_missing_or_old_ray_is_told_with_the_remedy(

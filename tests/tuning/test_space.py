@@ -423,3 +423,16 @@ def test_what_is_written_as_yaml_is_read(
             bounds = [parameter.low, parameter.high, *([parameter.step] if kind == "quniform" else [])]
             assert bounds == values
         assert all(parameter.holds(end) for end in parameter.ends())
+
+
+def test_values_that_left_the_space_are_brought_back() -> None:
+    kinds = {
+        "alpha": Parameter("alpha", "uniform", low=0.1, high=0.9),
+        "beta": Parameter("beta", "quniform", low=0.0, high=1.0, step=0.25),
+        "n_neighbors": Parameter("n_neighbors", "randint", low=1, high=50),
+        "source": Parameter("source", "choice", values=("a", "b")),
+    }
+    space = Space(Path("x.yaml"), tuple(kinds.values()))
+    back = space.bring_back({"alpha": 1.08, "beta": 0.9, "n_neighbors": 58.8, "source": "b"})
+    assert back == {"alpha": 0.9, "beta": 1.0, "n_neighbors": 49, "source": "b"}
+    assert all(kinds[name].holds(value) for name, value in back.items())
