@@ -14,7 +14,6 @@ import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 # isort: split
 import torch
 from recbole.evaluator import Collector, Evaluator
-from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
 from recbole_ra.core.errors import RecboleRaError
@@ -128,10 +127,3 @@ def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
     flat = dict(results["unmasked"])
     flat.update({f"masked_{name}": value for name, value in results["masked"].items()})
     return flat
-
-
-def metrics_of_ranks(rank: Tensor, config: Any) -> dict[str, float]:
-    """RecBole's metrics of given ranks, shape [rows]; for tests and reports."""
-    data = DataStruct()
-    data.set("rec.topk", hits(rank, max(config["topk"])))
-    return {name: float(value) for name, value in Evaluator(config).evaluate(data).items()}

@@ -104,7 +104,7 @@ def train_trial(chosen: dict[str, Any], plan: TrialPlan) -> None:
         **gpu_settings(plan.uses_gpu),
         "resume": True,
         "output_dir": str(folder),
-        "show_progress": False,
+        "show_progress": True,  # a line an epoch in the log; bars need a terminal
     }
     start = _start(folder)
     with open(folder / "log.txt", "a", encoding="utf-8", buffering=1) as log:

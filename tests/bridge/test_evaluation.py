@@ -9,7 +9,7 @@ import torch
 from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
-from recbole_ra.bridge.evaluation import PROTOCOLS, RankingEvaluator, flat_result, metrics_of_ranks, ranks
+from recbole_ra.bridge.evaluation import PROTOCOLS, RankingEvaluator, flat_result, ranks
 from recbole_ra.bridge.loaders import EvalBatches
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.core.errors import RecboleRaError
@@ -120,9 +120,12 @@ def test_a_model_without_an_opinion_earns_nothing() -> None:
     assert masked.tolist() == [46, 48, 48]
 
 
-def test_metrics_of_known_ranks(tiny_config: Callable[..., Any]) -> None:
+def test_metrics_of_known_ranks(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
     config = tiny_config(metrics=["Recall", "MRR"], topk=[1, 5], valid_metric="MRR@5")
-    found = metrics_of_ranks(torch.tensor([0, 3, 7, 41]), config)
+    evaluator = RankingEvaluator(config, tiny_splits.train)
+    for collected in evaluator.found.values():
+        collected.append(torch.tensor([0, 3, 7, 41]))
+    found = evaluator.result()["unmasked"]
     assert found == pytest.approx({"recall@1": 0.25, "recall@5": 0.5, "mrr@1": 0.25, "mrr@5": 1.25 / 4})
 
 

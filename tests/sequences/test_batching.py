@@ -126,6 +126,22 @@ def test_a_target_sees_its_own_history_and_nothing_else(feed: VisitBatches) -> N
             assert counted[place.visit] <= feed.positions_per_visit
 
 
+@given(feeds(with_positives=True), st.integers(1, 5))
+def test_the_shards_of_a_step_hold_each_of_its_targets_once(feed: VisitBatches, world: int) -> None:
+    whole = list(feed)
+    shards = []
+    for rank in range(world):
+        feed.epoch = 0
+        shards.append(list(feed.shards(rank, world)))
+    for batch, *parts in zip(whole, *shards, strict=True):
+        held = [row for part in parts if part.share for row in part.batch.rows.tolist()]
+        assert sorted(held) == sorted(batch.rows.tolist())
+        for part in parts:
+            assert len(part.batch.rows)
+            targets = len(part.batch.rows) if part.share else 0
+            assert part.share == pytest.approx(world * targets / len(batch.rows))
+
+
 @given(feeds(positions=1))
 def test_one_position_a_visit_gives_prefix_rows(feed: VisitBatches) -> None:
     for batch in feed:
