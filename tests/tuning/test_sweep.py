@@ -78,7 +78,7 @@ def test_where_every_trial_fails_the_first_error_is_told(
 SPACE = "alpha: {uniform: [0.1, 0.9]}\nraft_learning_rate: {loguniform: [1e-5, 3e-2]}"
 
 
-@pytest.mark.parametrize("search", ["random", "optuna"])
+@pytest.mark.parametrize("search", ["random", pytest.param("optuna", marks=pytest.mark.slow)])
 def test_asha_ends_trials_early_and_the_settings_as_they_stand_come_first(
     search: str, words: Words, tmp_path: Path, machine: Any
 ) -> None:
@@ -93,12 +93,14 @@ def test_asha_ends_trials_early_and_the_settings_as_they_stand_come_first(
     assert set(table["status"]) <= {STOPPED, FINISHED}
 
 
+@pytest.mark.slow
 def test_median_stopping_runs(words: Words, tmp_path: Path, machine: Any) -> None:
     options = {"scheduler": "median", "grace_epochs": 1, "raft_epochs": 4}
     assert main(["tune", *words(SPACE, trials=5, max_concurrent=1, **options)]) == 0
     assert len(trials_of(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_population_based_training_goes_on_from_better_trials(
     words: Words, tmp_path: Path, machine: Any
 ) -> None:
