@@ -42,6 +42,31 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a file; the operating system gives it back when a process dies, however it dies.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is missing, and left behind.
+    busy : callable
+        Called once if another process holds the lock; then this waits for it, unless the call raises.
+    """
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            busy()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary sibling, so that no half-written file is ever seen."""
     with replacing(path) as temporary:
@@ -104,29 +129,9 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def held(self, stage: str, key: str, waits: Callable[[], None]) -> Iterator[None]:
-        """Keep other processes from making the same artifact meanwhile.
-
-        The operating system gives the lock back when a process dies, however it dies.
-
-        Parameters
-        ----------
-        stage, key : str
-        waits : callable
-            Called once if another process holds the artifact, before waiting for it.
-        """
-        path = self.root / f".{stage}-{key[:16]}.lock"
-        with explain_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                waits()
-                lock.acquire()
-        try:
+        """Keep other processes from making the same artifact meanwhile; ``waits`` as in :func:`held`."""
+        with held(self.root / f".{stage}-{key[:16]}.lock", waits):
             yield
-        finally:
-            lock.release()
 
     def start(self, stage: str, key: str, *, resume: bool) -> Path:
         """The folder to work in, emptied unless the work is resumed."""

@@ -16,12 +16,12 @@ from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.distributed import DistributedTrainer, ShardedBatches
 from recbole_ra.bridge.loaders import Splits, train_batches
 from recbole_ra.bridge.recommenders import Recommender
-from recbole_ra.bridge.setup import Base, build_base, seed_everything, stage_config
+from recbole_ra.bridge.setup import Base, build_base, seed_everything
 from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.core.files import ArtifactStore, digest_bytes
 from recbole_ra.pipeline.regeneration import regeneration_stage
 from recbole_ra.pipeline.run import Run, training_content
-from recbole_ra.pipeline.training import fit, train_stage
+from recbole_ra.pipeline.training import build_trainer, fit, train_stage
 
 
 @dataclass
@@ -105,20 +105,18 @@ def train_part(
     config = RaConfig(None, None, (), {**settings, "reuse": True})
     splits = Splits.load(config)
     run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None, on_epoch)
-    regenerated = regeneration_stage(run)
-    if regenerated is not None:
-        run.regenerated = regenerated.train
+    regeneration_stage(run)
     seed_everything(config)
     base = build_base(config, splits)
     rank, world = dist.get_rank(), dist.get_world_size()
-    trainer = DistributedTrainer(
-        stage_config(config, "backbone"),
+    trainer = build_trainer(
+        run,
+        "backbone",
         base.trained,
-        folder=folder,
+        folder,
+        name=config.backbone,
         identity=run.identity(config.backbone),
-        stage=config.backbone,
-        train_dataset=splits.train,
-        on_epoch=on_epoch,
+        kind=DistributedTrainer,
     )
     batches, valid = backbone_batches(run, base)
     if rank:
@@ -133,13 +131,8 @@ def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
     load_weights(base.trained, content["state_dict"], path)
     run.reused.append("backbone")
     run.say(f"backbone: loaded {path}")
-    trainer = RaTrainer(
-        stage_config(config, "backbone"),
-        base.trained,
-        folder=path.parent,
-        identity=identity,
-        stage=config.backbone,
-        train_dataset=run.splits.train,
+    trainer = build_trainer(
+        run, "backbone", base.trained, path.parent, name=config.backbone, identity=identity
     )
     trainer.history = content["history"]
     return trainer, digest_bytes(path.read_bytes())

@@ -77,6 +77,8 @@ class Regenerated:
 def regeneration_stage(run: Run) -> Regenerated | None:
     """Regenerate the training data as the settings say, or reuse what was; None if they say none.
 
+    The run trains on it from then on.
+
     Raises
     ------
     DataError
@@ -119,8 +121,8 @@ def regeneration_stage(run: Run) -> Regenerated | None:
         + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
     )
     run.seconds["regeneration"] = perf_counter() - started
-    train = RegeneratedDataset(run.splits.train, kept)
-    return Regenerated(data, train, statistics, history)
+    run.regenerated = RegeneratedDataset(run.splits.train, kept)
+    return Regenerated(data, run.regenerated, statistics, history)
 
 
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:

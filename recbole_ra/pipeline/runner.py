@@ -112,8 +112,6 @@ def _stages(state: Run, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
     config, splits = state.config, state.splits
     regenerated = regeneration_stage(state)
-    if regenerated is not None:
-        state.regenerated = regenerated.train
     if config.augmented and config.bank.memory_data == "regenerated":
         check_bank_size(state)
     if config.only_regenerates:

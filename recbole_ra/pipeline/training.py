@@ -48,15 +48,8 @@ def train_stage(
     RaTrainer
         Its model holds the selected weights.
     """
-    trainer = kind(
-        stage_config(run.config, artifact.stage),
-        model,
-        folder=artifact.found or run.start(artifact),
-        identity=identity,
-        stage=name,
-        train_dataset=run.splits.train,
-        on_epoch=run.after_epoch,
-    )
+    folder = artifact.found or run.start(artifact)
+    trainer = build_trainer(run, artifact.stage, model, folder, name=name, identity=identity, kind=kind)
     if artifact.found is None:
         _copy_start(run.start_of(artifact.stage), trainer)
         fit(run, trainer, *batches(trainer))
@@ -66,6 +59,28 @@ def train_stage(
         run.tell_again(trainer.history)
     trainer.load_best()
     return trainer
+
+
+def build_trainer(
+    run: Run,
+    stage: str,
+    model: Any,
+    folder: Path,
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    kind: type[RaTrainer] = RaTrainer,
+) -> RaTrainer:
+    """The trainer of a stage, working in a folder; names as in :func:`train_stage`."""
+    return kind(
+        stage_config(run.config, stage),
+        model,
+        folder=folder,
+        identity=identity,
+        stage=name,
+        train_dataset=run.splits.train,
+        on_epoch=run.after_epoch,
+    )
 
 
 def _copy_start(start: Path | None, trainer: RaTrainer) -> None:

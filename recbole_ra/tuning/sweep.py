@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from ray import tune
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -22,7 +20,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import BasicVariantGenerator
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
-from recbole_ra.core.files import explain_disk_errors, write_bytes, write_json
+from recbole_ra.core.files import explain_disk_errors, held, write_bytes, write_json
 from recbole_ra.pipeline.result import Result
 from recbole_ra.pipeline.runner import run
 from recbole_ra.report.sweep import Trial, best_trial, value_text, write_trials
@@ -67,22 +65,12 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
             shutil.rmtree(sweep.folder)
         sweep.folder.mkdir(parents=True, exist_ok=True)
         write_json(sweep.folder / MARK, {"identity": sweep.identity, "space": str(sweep.space.path)})
-    with _held(sweep.folder):
+    with held(sweep.folder / ".lock", lambda: _refuse(sweep.folder)):
         return _search(sweep, plan, cpus, gpus, at_once)
 
 
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One process a sweep."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RecboleRaError(f"{folder}: another process runs this sweep; wait for it") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _refuse(folder: Path) -> None:
+    raise RecboleRaError(f"{folder}: another process runs this sweep; wait for it")
 
 
 def _search(sweep: Sweep, plan: TrialPlan, cpus: int, gpus: float, at_once: int) -> list[Trial]:
