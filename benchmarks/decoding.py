@@ -1,21 +1,24 @@
 """Hybrid inference: one sequence in one latent space at a time against all of them in batches.
 
     python benchmarks/decoding.py --data_path=dataset --dataset=amazon-beauty --limit=4096
+    python benchmarks/decoding.py --data_path=dataset --regenerator=saved/regenerator-…/best.pt
 
-Both decode the training sequences, in windows of 50, with the same untrained weights and coins. The
-plain decoder does as the released code does: at every step it runs the whole decoder over all
-tokens so far, without a cache, and scores all items in either mode. It decodes 40 sequences in
-every latent space; its time for all sequences is extrapolated, not measured.
+Both decode the training sequences, in windows of 50, with the same weights and coins: those of a
+trained regenerator, if one is given, else untrained ones. The plain decoder does as the released code
+does: at every step it runs the whole decoder over all tokens so far, without a cache, and scores all
+items in either mode. It decodes 40 sequences in every latent space; its time for all sequences is
+extrapolated, not measured.
 
-When an untrained model ends a row is chance, and the time hangs on it. So it is timed twice: as it
-is, and with the end symbol scored below every item, which is the worst case: a row then ends only
-where a restrictive step finds no item left. Trained on patterns of 2 to 5 items, most rows end early.
+The time hangs on when a row ends: early with trained weights, for patterns have 2 to 5 items, and by
+chance with untrained ones. So it is timed twice: as it is, and with the end symbol scored below every
+item, which is the worst case: a row then ends only where a restrictive step finds no item left.
 """
 
 from __future__ import annotations
 
 import argparse
 from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -25,12 +28,15 @@ from torch.nn import functional as F
 
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.loaders import Splits
+from recbole_ra.core.files import ArtifactStore
 from recbole_ra.nn.packed_attention import PackedAttention
 from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.pipeline.regenerator import RegeneratorStages
+from recbole_ra.pipeline.run import Run
 from recbole_ra.regeneration.decoding import BLOCK, draw_coins, regenerate_sequences
 from recbole_ra.sequences.table import SequenceTable
 
-WINDOW, GAMMA, MAX_TOKENS, SEED = 50, 0.5, 25, 2020
+GAMMA, MAX_TOKENS, SEED = 0.5, 25, 2020
 PLAIN = 40
 
 
@@ -91,22 +97,27 @@ def main() -> None:
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="decode only so many sequences ourselves")
+    parser.add_argument(
+        "--regenerator",
+        type=lambda path: {"regenerator_checkpoint": path},
+        default={},
+        help="best.pt of a run",
+    )
     given = parser.parse_args()
-    settings = {"data_path": given.data_path, "show_progress": False, "state": "ERROR"}
-    whole = Splits.load(RaConfig("SASRec", given.dataset, overrides=settings)).whole.table
-    windows = whole.head(whole.lengths - 2).windows(WINDOW)
-    sources = first_rows(windows, min(given.limit or len(windows), len(windows)))
-
+    settings = {"data_path": given.data_path, "show_progress": False, "state": "ERROR", "seed": SEED}
+    config = RaConfig("SASRec", given.dataset, overrides={**settings, **given.regenerator})
+    stages = RegeneratorStages(Run(config, Splits.load(config), ArtifactStore(Path("saved")), print))
+    sources = first_rows(stages.sources, min(given.limit or len(stages.sources), len(stages.sources)))
     torch.manual_seed(SEED)
-    model = Regenerator(n_items=sources.n_items, max_source=WINDOW).eval()
+    model = (stages.regenerator if given.regenerator else stages.build()).network.eval()
     rows = np.linspace(0, len(sources) - 1, min(PLAIN, len(sources))).astype(np.int64)
     coins = {
         int(row): draw_coins(SEED, row // BLOCK, row % BLOCK + 1, model.n_latents, MAX_TOKENS, GAMMA)[-1]
         for row in rows
     }
     print(
-        f"{given.dataset}, {len(sources)} of {len(windows)} training sequences, {model.n_latents} latent "
-        f"spaces, at most {MAX_TOKENS} tokens, gamma {GAMMA}, {torch.get_num_threads()} threads"
+        f"{given.dataset}, {len(sources)} of {len(stages.sources)} training sequences, {model.n_latents} "
+        f"latent spaces, at most {MAX_TOKENS} tokens, gamma {GAMMA}, {torch.get_num_threads()} threads"
     )
     for case in ("as it is", "end symbol last"):
         if case == "end symbol last":

@@ -144,7 +144,7 @@ def regeneration_statistics(
         raise ValueError(f"vocabularies of {original.n_items} and {data.table.n_items} items")
     if (decoded is None) != (sources is None):
         raise ValueError("decoded rows and the sequences that they were decoded from belong together")
-    table, known = data.table, _distinct(_transitions(original))
+    table, known = data.table, _distinct(transitions(original))
     merged = {Origin.ORIGINAL: int((table.origin == Origin.ORIGINAL).sum())}  # no original is a duplicate
     if patterns is not None:
         merged[Origin.PATTERN] = int((patterns.lengths >= SHORTEST).sum())
@@ -176,7 +176,7 @@ def regeneration_statistics(
 
 def _row_statistics(table: SequenceTable, known: IntArray, dropped: int | None) -> RowStatistics:
     counts = np.bincount(table.lengths)
-    pairs = _transitions(table)
+    pairs = transitions(table)
     distinct = _distinct(pairs)
     return RowStatistics(
         rows=len(table),
@@ -247,8 +247,13 @@ class _Marks:
         )
 
 
-def _transitions(table: SequenceTable) -> IntArray:
-    """Adjacent pairs of items as one number each, shape [interactions - sequences that are not empty]."""
+def transitions(table: SequenceTable) -> IntArray:
+    """Adjacent pairs of items, each as ``first * n_items + second``.
+
+    Returns
+    -------
+    int64 array, shape [interactions - sequences that are not empty]
+    """
     inside = np.ones(max(len(table.items) - 1, 0), dtype=bool)
     ends = table.offsets[1:-1] - 1
     inside[ends[(ends >= 0) & (ends < len(inside))]] = False
