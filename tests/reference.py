@@ -138,7 +138,7 @@ def decoder_states(model: Any, memory: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def pair_loss(model: Any, source: Sequence[int], pattern: Sequence[int], tau: float) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy of one pair, and entropy of its choice; all logits, -inf outside the source."""
+    """Summed cross-entropy of one pair, entropy of its choice; all logits, -inf where no candidate is."""
     memories = latent_memories(model, source, causal=model.causal_encoder)
     choice = torch.ones(1, dtype=memories[0].dtype)
     if model.promoter is not None:
@@ -149,7 +149,7 @@ def pair_loss(model: Any, source: Sequence[int], pattern: Sequence[int], tau: fl
     begin, end = model.n_items, model.n_items + 1
     logits = decoder_states(model, memory, [begin, *pattern]) @ model.items.weight.T
     allowed = torch.full_like(logits, -torch.inf)
-    allowed[:, [*source, end]] = 0
+    allowed[:, [*(source if model.candidates == "source" else range(1, model.n_items)), end]] = 0
     wanted = torch.tensor([*pattern, end])
     loss = torch.nn.functional.cross_entropy(logits + allowed, wanted, reduction="sum")
     return loss, -(choice * choice.log()).sum()

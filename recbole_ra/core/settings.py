@@ -158,6 +158,11 @@ class RegenerationSettings:
     encoder_mask: str = setting(
         "none", "released: a causal mask while training only", choices=("none", "released")
     )
+    regenerator_candidates: str = setting(
+        "source",
+        "what its loss tells an item of a pattern from: the items of its source, as published, or all items",
+        choices=("source", "catalogue"),
+    )
     regenerator_width: int = setting(64, "width of the regenerator and of the SASRec it starts from", low=1)
     regenerator_layers: int = setting(2, "its blocks, in encoder and in decoder", low=1)
     regenerator_heads: int = setting(2, "its attention heads", low=1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from recbole_ra.nn.dropout import Dropout
 from recbole_ra.nn.encoder_decoder import BlockOptions, Decoder, DecoderCache, Encoder
+from recbole_ra.nn.losses import full_softmax
 from recbole_ra.nn.packing import Packing, Reach, hide
 
 
@@ -128,6 +129,10 @@ class Regenerator(nn.Module):
     causal_encoder : bool
         Mask the encoder causally in :meth:`loss` only, as the released code does (METHOD 7). The
         paper's encoder is bidirectional.
+    candidates : {"source", "catalogue"}
+        What a token of a pattern is told from in :meth:`loss`: the items of its source (the paper), or
+        all items. Told from the source alone, the model never learns to choose among other items, yet
+        a generative step does.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class Regenerator(nn.Module):
         n_latents: int = 5,
         diversity: bool = True,
         causal_encoder: bool = False,
+        candidates: str = "source",
         initializer_range: float = 0.02,
         eps: float = 1e-12,
     ) -> None:
@@ -153,6 +159,7 @@ class Regenerator(nn.Module):
         self.n_heads = n_heads
         self.n_latents = n_latents if diversity else 1
         self.causal_encoder = causal_encoder
+        self.candidates = candidates
         self.items = nn.Embedding(n_items + 2, width, padding_idx=0)
         self.source_positions = nn.Embedding(max_source, width)
         self.target_positions = nn.Embedding(max_target, width)
@@ -193,7 +200,7 @@ class Regenerator(nn.Module):
         own.copy_(table)
 
     def loss(self, groups: Sequence[tuple[Tensor, Tensor]], tau: float) -> PairLoss:
-        """Cost of writing patterns from their sources, candidates being the items of the source.
+        """Cost of writing patterns from their sources.
 
         Parameters
         ----------
@@ -226,7 +233,10 @@ class Regenerator(nn.Module):
         own = Reach(given, given, self.n_heads, x.dtype, causal=True)
         across = Reach(given, source, self.n_heads, x.dtype)
         states = self.decoder(x, memory, own, across)
-        reconstruction = _restricted_cross_entropy(states, given, vectors, source)
+        if self.candidates == "source":
+            reconstruction = _restricted_cross_entropy(states, given, vectors, source)
+        else:
+            reconstruction = self._catalogue_cross_entropy(states, given)
         return PairLoss(reconstruction, len(given), entropy, usage, len(items))
 
     def memories(self, source: Tensor) -> Tensor:
@@ -251,6 +261,13 @@ class Regenerator(nn.Module):
         """[source tokens, D] -> [source tokens, D]."""
         x = self._embed(vectors, source, self.source_positions, self.source_norm)
         return self.encoder(x, Reach(source, source, self.n_heads, x.dtype, causal=causal))
+
+    def _catalogue_cross_entropy(self, states: Tensor, given: Packing) -> Tensor:
+        """The same as :func:`_restricted_cross_entropy`, but among all items and the end."""
+        table = torch.cat([self.item_table[1 : self.n_items], self.item_table[self.end :]])
+        following = given.tokens.roll(-1) - 1
+        following[given.lengths.cumsum(0) - 1] = len(table) - 1  # the end symbol
+        return full_softmax(states, table, following) * len(given)
 
     def _embed(self, vectors: Tensor, packed: Packing, places: nn.Embedding, norm: nn.LayerNorm) -> Tensor:
         longest = max(group.shape[1] for group in packed.groups)

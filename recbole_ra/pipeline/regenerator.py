@@ -157,6 +157,7 @@ class RegeneratorStages:
             n_latents=settings.n_latents,
             diversity=settings.diversity,
             causal_encoder=settings.encoder_mask == "released",
+            candidates=settings.regenerator_candidates,
             max_source=self.max_length,
             max_target=1 + longest_decoded(self.run.config),
         )

@@ -50,11 +50,11 @@ PAIRS: list[Pair] = [
 ]
 
 
-@given(some_pairs(), st.integers(0, 3), st.booleans())
-def test_loss_equals_all_logits_without_those_outside_the_source(
-    pairs: list[Pair], seed: int, diversity: bool
+@given(some_pairs(), st.integers(0, 3), st.booleans(), st.sampled_from(["source", "catalogue"]))
+def test_loss_equals_all_logits_without_those_that_are_no_candidates(
+    pairs: list[Pair], seed: int, diversity: bool, candidates: str
 ) -> None:
-    model = regenerator(seed, diversity=diversity)
+    model = regenerator(seed, diversity=diversity, candidates=candidates)
     found = model.loss([group(pairs)], tau=0.7)
     expected = [reference.pair_loss(model, source, pattern, 0.7) for source, pattern in pairs]
     torch.testing.assert_close(found.reconstruction, torch.stack([loss for loss, _ in expected]).sum())
@@ -65,9 +65,10 @@ def test_loss_equals_all_logits_without_those_outside_the_source(
     torch.testing.assert_close(found.total, mean)
 
 
+@pytest.mark.parametrize("candidates", ["source", "catalogue"])
 @pytest.mark.parametrize("diversity", [True, False])
-def test_groups_and_padding_change_neither_loss_nor_gradient(diversity: bool) -> None:
-    model = regenerator(diversity=diversity)
+def test_groups_and_padding_change_neither_loss_nor_gradient(diversity: bool, candidates: str) -> None:
+    model = regenerator(diversity=diversity, candidates=candidates)
 
     def result(groups: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         loss = model.loss(groups, tau=0.5).total
