@@ -97,15 +97,12 @@ def main() -> None:
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="decode only so many sequences ourselves")
-    parser.add_argument(
-        "--regenerator",
-        type=lambda path: {"regenerator_checkpoint": path},
-        default={},
-        help="best.pt of a run",
-    )
+    parser.add_argument("--regenerator", default=None, help="best.pt of a trained regenerator")
     given = parser.parse_args()
     settings = {"data_path": given.data_path, "show_progress": False, "state": "ERROR", "seed": SEED}
-    config = RaConfig("SASRec", given.dataset, overrides={**settings, **given.regenerator})
+    config = RaConfig(
+        "SASRec", given.dataset, overrides={**settings, "regenerator_checkpoint": given.regenerator}
+    )
     stages = RegeneratorStages(Run(config, Splits.load(config), ArtifactStore(Path("saved")), print))
     sources = first_rows(stages.sources, min(given.limit or len(stages.sources), len(stages.sources)))
     torch.manual_seed(SEED)
