@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # 85 rows of 12,000 float32 logits are 4 MB: they stay in a CPU's last-level cache between the three
-# matrix products, which makes the fused loss 2.6 times as fast as logits + cross_entropy there.
+# matrix products.
 CPU_CHUNK_ELEMENTS = 1 << 20
 GPU_CHUNK_ELEMENTS = 1 << 28
 
@@ -33,16 +33,18 @@ class _FusedSoftmax(torch.autograd.Function):
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         loss = states.new_zeros((), dtype=torch.float64)
+        # One room for all chunks: logits, then probabilities, then the loss's slope.
+        room = states.new_empty(min(chunk, n_targets), n_items)
         for first in range(0, n_targets, chunk):
             part = states[first : first + chunk]
             wanted = targets[first : first + chunk, None]
-            logits = torch.mm(part, table.T)
+            slope = torch.mm(part, table.T, out=room[: len(part)])
             if skip_diagonal:
-                logits.diagonal(first).fill_(float("-inf"))
-            slope = logits.softmax(1)
+                slope.diagonal(first).fill_(float("-inf"))
+            largest, logit = slope.amax(1), slope.gather(1, wanted).squeeze(1)
+            torch.softmax(slope, 1, out=slope)
             # The largest probability is exp(0) over the normaliser, so the exponentials are made once.
-            normaliser = logits.amax(1) - slope.amax(1).log()
-            loss += (normaliser - logits.gather(1, wanted).squeeze(1)).sum(dtype=torch.float64)
+            loss += (largest - slope.amax(1).log() - logit).sum(dtype=torch.float64)
             slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
             if grad_states is not None:
                 torch.mm(slope, table, out=grad_states[first : first + chunk])

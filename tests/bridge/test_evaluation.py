@@ -9,6 +9,7 @@ import torch
 from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
+from recbole_ra.bridge import evaluation
 from recbole_ra.bridge.evaluation import PROTOCOLS, RankingEvaluator, flat_result, ranks
 from recbole_ra.bridge.loaders import EvalBatches
 from recbole_ra.bridge.recommenders import Fields
@@ -88,11 +89,16 @@ def naive_ranks(scores: Tensor, targets: Tensor, histories: list[set[int]]) -> t
     return unmasked, masked
 
 
-@pytest.mark.parametrize("levels", [2, 5, 1000])
-def test_ranks_equal_the_loop(levels: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 60, 1 << 20])
+@pytest.mark.parametrize("levels", [2, 5, 200])
+def test_ranks_equal_the_loop(
+    levels: int, at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few levels make many ties, which count against the target."""
+    monkeypatch.setattr(evaluation, "COUNTED_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(levels)
-    scores = torch.randint(0, levels, (50, 20), generator=generator).float()
+    scores = torch.randint(0, levels, (50, 20), generator=generator).to(dtype)
     targets = torch.randint(1, 20, (50,), generator=generator)
     histories = [
         set(torch.randint(1, 20, (int(n),), generator=generator).tolist())
