@@ -19,6 +19,7 @@ from torch import Tensor
 from recbole_ra.core.errors import RecboleRaError
 
 PROTOCOLS = ("unmasked", "masked")
+MISSED = torch.iinfo(torch.int64).max
 COUNTED_AT_ONCE = 1 << 20  # scores: 4 MB
 
 
@@ -29,7 +30,7 @@ def ranks(
 
     A tie counts against the target, so that a model that scores all items alike earns nothing; RecBole's
     top-k breaks ties in an order of its own, and without ties the two agree. A target that is in
-    its user's history is a miss under ``masked``: its rank is the number of items.
+    its user's history is a miss under ``masked``: its rank is :data:`MISSED`.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def ranks(
     masked = unmasked - torch.zeros_like(unmasked).index_add_(0, history_row, above.long())
     repeated = torch.zeros_like(unmasked, dtype=torch.bool)
     repeated[history_row[history_item == targets[history_row]]] = True
-    return unmasked, masked.masked_fill(repeated, scores.shape[1])
+    return unmasked, masked.masked_fill(repeated, MISSED)
 
 
 def _at_least(scores: Tensor, wanted: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
 from recbole_ra.bridge import evaluation
-from recbole_ra.bridge.evaluation import PROTOCOLS, RankingEvaluator, flat_result, ranks
+from recbole_ra.bridge.evaluation import MISSED, PROTOCOLS, RankingEvaluator, flat_result, hits, ranks
 from recbole_ra.bridge.loaders import EvalBatches
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.core.errors import RecboleRaError
@@ -85,7 +85,7 @@ def naive_ranks(scores: Tensor, targets: Tensor, histories: list[set[int]]) -> t
         value = scores[row]
         above = [i for i in range(1, len(value)) if i != target and value[i] >= value[target]]
         unmasked.append(len(above))
-        masked.append(len(value) if target in histories[row] else len(set(above) - histories[row]))
+        masked.append(MISSED if target in histories[row] else len(set(above) - histories[row]))
     return unmasked, masked
 
 
@@ -115,7 +115,14 @@ def test_known_ranks() -> None:
     row, item = torch.tensor([0, 1, 1, 2]), torch.tensor([4, 4, 3, 2])
     unmasked, masked = ranks(scores, torch.tensor([2, 2, 2, 4]), row, item)
     assert unmasked.tolist() == [2, 2, 2, 0]  # padding, the highest score, is no item
-    assert masked.tolist() == [1, 0, 5, 0]  # row 2's target is in its history: a miss
+    assert masked.tolist() == [1, 0, MISSED, 0]  # row 2's target is in its history: a miss
+
+
+def test_a_miss_is_one_in_a_catalogue_smaller_than_the_cut() -> None:
+    scores, target = torch.arange(5.0)[None], torch.tensor([4])
+    unmasked, masked = ranks(scores, target, torch.tensor([0]), target)
+    assert hits(unmasked, 20)[:, :20].sum() == 1
+    assert hits(masked, 20)[:, :20].sum() == 0
 
 
 def test_a_model_without_an_opinion_earns_nothing() -> None:
