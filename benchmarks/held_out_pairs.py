@@ -2,8 +2,8 @@
 
     python benchmarks/held_out_pairs.py dataset/beauty-dr4sr --data_path=dataset --dataset=amazon-beauty
 
-A transition (a, b) comes true once for each user whose validation item is b and who has a among the
-last five training items. Given are the distinct transitions of each origin, those of them that stand
+A transition (a, b) comes true once for each time that a is among the last five training items of a
+user whose validation item is b. Given are the distinct transitions of each origin, those of them that stand
 in no original row, how often a thousand of each come true, and what chance would do: the same new
 transitions with their second items shuffled. This looks at validation items to understand, not to choose.
 """
