@@ -48,10 +48,16 @@ class DR4SR(AbstractRecommender):
             least=settings.gumbel_tau_min,
         )
         loss = self.network.loss(batch.groups, tau)
+        reconstruction = loss.reconstruction / loss.n_tokens
+        balance = (
+            imbalance(loss.usage / loss.n_rows)
+            if settings.balance_weight
+            else torch.zeros_like(reconstruction)
+        )
         return (
-            loss.reconstruction / loss.n_tokens,
+            reconstruction,
             settings.entropy_weight * loss.entropy / loss.n_rows,
-            settings.balance_weight * imbalance(loss.usage / loss.n_rows),
+            settings.balance_weight * balance,
         )
 
 
@@ -61,6 +67,8 @@ def imbalance(usage: Tensor) -> Tensor:
     Not in the paper. Its entropy term alone is also satisfied where every pattern chooses the same
     space; the others then are never trained, yet decoded from (docs/results.md).
     """
+    # A cold softmax leaves spaces at exactly 0, where the slope of x log x would be 0 times infinity.
+    usage = usage.clamp_min(torch.finfo(usage.dtype).tiny)
     return torch.special.xlogy(usage, usage * len(usage)).sum()
 
 
@@ -106,13 +114,10 @@ class RegeneratorTrainer(RaTrainer):
         self.model.eval()
         network, tau = self.model.network, self.model.settings.gumbel_tau_min
         total, tokens, usage = 0.0, 0, torch.zeros(network.n_latents)
-        with torch.random.fork_rng():  # validation draws nothing from the stream of training
-            torch.manual_seed(0)
-            valid_data.epoch = 0
-            for batch in valid_data:
-                loss = network.loss(batch.to(self.device).groups, tau)
-                total, tokens = total + float(loss.reconstruction), tokens + loss.n_tokens
-                usage += loss.usage.cpu()
+        for batch in valid_data:
+            loss = network.loss(batch.to(self.device).groups, tau)
+            total, tokens = total + float(loss.reconstruction), tokens + loss.n_tokens
+            usage += loss.usage.cpu()
         in_use = float(torch.special.entr(usage / usage.sum()).sum().exp())
         self._last_result = {DEV_LOSS: total / tokens, SPACES_IN_USE: in_use}
         return self._last_result[DEV_LOSS], dict(self._last_result)

@@ -21,6 +21,7 @@ from recbole_ra.bridge.foreign import ForeignRecommender
 from recbole_ra.bridge.loaders import Splits
 from recbole_ra.bridge.recommenders import BackboneRecommender, Fields, Recommender
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.settings import FeedSettings, OptimSettings
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.nn.fusion import Fusion
@@ -29,15 +30,10 @@ from recbole_ra.sequences.prefixes import Prefixes
 # Models whose constructor reads padded histories from the data set itself.
 READS_EXPANDED_ROWS = frozenset({"FEARec"})
 
-# How the SASRec is trained whose item vectors a regenerator starts from.
-TEACHER = {
-    "learning_rate": 1e-3,
-    "train_batch_size": 2048,
-    "learner": "adam",
-    "weight_decay": 0.0,
-    "clip_grad_norm": None,
-    "enable_amp": False,
-}
+# RecBole's settings of how a model is optimised; what a regenerated data set is made with, whatever
+# settings the model that trains on it has.
+OPTIMISER = {"learner": "adam", "clip_grad_norm": None, "enable_amp": False, "enable_scaler": False}
+TEACHER = {"learning_rate": 1e-3, "train_batch_size": 2048, "weight_decay": 0.0, **OPTIMISER}
 
 
 def seed_everything(config: RaConfig) -> None:
@@ -116,10 +112,13 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
             stopping_step=config.raft.raft_stopping_step,
             train_batch_size=config.raft.raft_batch_size,
         )
-    elif stage == "teacher":  # the same whatever model is trained later
+    elif stage == "teacher":
         own.final_config_dict.update(TEACHER)
         own.final_config_dict.update(epochs=config.regeneration.teacher_epochs)
+        own.feed, own.optim = FeedSettings(), OptimSettings()
     elif stage == "regenerator":
+        if not config.only_regenerates:  # model DR4SR is optimised as its settings say
+            own.final_config_dict.update(OPTIMISER)
         own.final_config_dict.update(
             epochs=config.regeneration.regenerator_epochs,
             learning_rate=config.regeneration.regenerator_learning_rate,
@@ -128,6 +127,8 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
             eval_step=1,
         )
         own.optim = dataclasses.replace(config.optim, ema_decay=0.0)
+    if stage in ("teacher", "regenerator"):  # neither asks its batches for negatives
+        own.final_config_dict["train_neg_sample_args"] = {**config["train_neg_sample_args"], "dynamic": False}
     return own
 
 

@@ -19,6 +19,7 @@ import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 import torch
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.trainer.trainer import Trainer
+from torch import Tensor
 from tqdm import tqdm
 
 from recbole_ra.bridge.checkpoint import (
@@ -29,7 +30,7 @@ from recbole_ra.bridge.checkpoint import (
     set_random_state,
 )
 from recbole_ra.bridge.evaluation import RankingEvaluator, flat_result
-from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
 from recbole_ra.nn.average import WeightAverage
 
@@ -143,6 +144,13 @@ class RaTrainer(Trainer):
             total = super()._train_epoch(bar, epoch_idx, observed, show_progress=False)
         self._epoch_seconds = perf_counter() - started
         return total
+
+    def _check_nan(self, loss: Tensor) -> None:
+        if torch.isnan(loss):
+            raise RecboleRaError(
+                f"{self.stage}: the training loss is not a number (NaN); "
+                "lower its learning rate or set clip_grad_norm"
+            )
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         with self._selected_weights():

@@ -17,9 +17,9 @@ from recbole_ra.bridge.config import longest_decoded
 from recbole_ra.bridge.loaders import visit_batches
 from recbole_ra.bridge.recommenders import BackboneRecommender
 from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
-from recbole_ra.bridge.setup import seed_everything
+from recbole_ra.bridge.setup import OPTIMISER, seed_everything, stage_config
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import CheckpointError, DataError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.seeding import stream
 from recbole_ra.models.registry import REGENERATOR
@@ -45,6 +45,7 @@ SHAPES_REGENERATOR = (
     "diversity",
     "encoder_mask",
 )
+NOT_IN_THE_SHAPES = ("regenerator_heads", "encoder_mask")  # of the weights: another value loads, and is wrong
 SHAPES_DECODING = ("gamma", "hybrid", "decode_length", "fidelity_rank")
 
 
@@ -81,7 +82,13 @@ class RegeneratorStages:
 
     def _identity(self, model: str) -> dict[str, Any]:
         """What a checkpoint of here is tied to."""
-        return {"model": model, "vocabulary": self.items.digest(), "n_items": len(self.items)}
+        return {
+            "model": model,
+            "vocabulary": self.items.digest(),
+            "n_items": len(self.items),
+            "training_part": self.run.training_part,
+            "settings": {name: getattr(self.settings, name) for name in NOT_IN_THE_SHAPES},
+        }
 
     def _content(self, stage: str, **inputs: Any) -> dict[str, Any]:
         return {"stage": stage, "version": STAGE_VERSIONS[stage], **self._training_part, **inputs}
@@ -107,8 +114,8 @@ class RegeneratorStages:
             "teacher",
             settings=dataclasses.asdict(self.teacher_settings),
             epochs=self.settings.teacher_epochs,
-            feed=dataclasses.asdict(self.run.config.feed),
-            optim=dataclasses.asdict(self.run.config.optim),
+            feed=dataclasses.asdict(stage_config(self.run.config, "teacher").feed),
+            optim=dataclasses.asdict(stage_config(self.run.config, "teacher").optim),
         )
 
     @functools.cached_property
@@ -141,7 +148,7 @@ class RegeneratorStages:
             teacher=digest(self.teacher_content),
             settings=self._some_settings(SHAPES_REGENERATOR),
             patterns=dataclasses.asdict(self.run.config.patterns),
-            optimiser={name: self.run.config[name] for name in ("learner", "clip_grad_norm", "enable_amp")},
+            optimiser={name: stage_config(self.run.config, "regenerator")[name] for name in OPTIMISER},
         )
 
     def build(self) -> DR4SR:
@@ -169,7 +176,19 @@ class RegeneratorStages:
         if self.settings.regenerator_checkpoint is None:
             return None
         path, model = Path(self.settings.regenerator_checkpoint), self.build()
-        content = load_checkpoint(path, self.run.config.torch_device, self._identity(REGENERATOR))
+        own = self._identity(REGENERATOR)
+        content = load_checkpoint(path, self.run.config.torch_device, own)
+        found = content["identity"]
+        if found.get("training_part") != own["training_part"]:
+            raise CheckpointError(
+                f"{path}: was trained on other training rows than '{self.run.config.dataset}' has now, which "
+                "may hold what is held out here; use the split and filters that it was trained with"
+            )
+        for name, value in own["settings"].items():
+            if found["settings"][name] != value:
+                raise CheckpointError(
+                    f"{path}: was trained with {name}={found['settings'][name]}, not {value}; set it to match"
+                )
         load_weights(model, content["state_dict"], path)
         self.run.reused.append("regenerator")
         self.run.say(f"regenerator: loaded {path}")
@@ -267,6 +286,8 @@ class RegeneratorStages:
     def _decode(self, network: Regenerator, folder: Path) -> Decoded:
         """Decode every source; finished blocks of an interrupted run in the folder are taken over."""
         run, config, settings = self.run, self.run.config, self.settings
+        # Asked for here, where gradients flow: it may still have to be trained.
+        teacher = self.teacher if settings.fidelity_rank else None
         started = perf_counter()
         decoded = regenerate_sequences(
             network,
@@ -281,12 +302,17 @@ class RegeneratorStages:
             workers=run.workers,
         )
         run.say(f"decoded: {len(decoded)} sequences in {perf_counter() - started:.1f} s")
-        if not settings.fidelity_rank:
+        if teacher is None:
             return decoded
+        backbone, table = teacher.backbone, teacher.item_table
+
+        def score(items: Tensor, lengths: Tensor) -> Tensor:
+            return backbone.represent(items, lengths) @ table.T
+
         before = len(decoded.items)
         decoded = keep_plausible(
             decoded,
-            self._score,
+            score,
             rank=settings.fidelity_rank,
             max_length=self.max_length,
             batch_size=config["eval_batch_size"],
@@ -294,6 +320,3 @@ class RegeneratorStages:
         )
         run.say(f"fidelity: {len(decoded.items)} of {before} decoded items kept")
         return decoded
-
-    def _score(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.teacher.backbone.represent(items, lengths) @ self.teacher.item_table.T

@@ -28,6 +28,30 @@ def test_imbalance_is_zero_where_all_spaces_are_used_alike() -> None:
     assert float(imbalance(torch.ones(1))) == 0
 
 
+def test_unused_spaces_leave_the_gradient_finite() -> None:
+    usage = torch.tensor([0.0, 1.0, 0.0], requires_grad=True)
+    imbalance(usage).backward()
+    assert usage.grad is not None
+    assert usage.grad.isfinite().all()
+    assert usage.grad[1] > usage.grad[0]  # away from the space that has everything
+
+
+@pytest.mark.parametrize("balance_weight", [0.0, 1.0])
+def test_a_batch_that_chooses_one_space_trains_on(balance_weight: float) -> None:
+    regenerator = model(balance_weight=balance_weight).train()
+    promoter = [p for name, p in regenerator.named_parameters() if "choice" in name or "promoter" in name]
+    assert promoter
+    with torch.no_grad():
+        for parameter in promoter:
+            parameter.mul_(1e3)
+    losses = regenerator.calculate_loss(PairBatch([(SOURCES[:1], PATTERNS[:1])], step=10**6))
+    usage = regenerator.network.loss([(SOURCES[:1], PATTERNS[:1])], 0.1).usage
+    assert (usage == 0).any()
+    torch.stack(losses).sum().backward()
+    for name, parameter in regenerator.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
 def test_the_loss_is_the_mean_of_each_term_with_its_weight() -> None:
     batch = PairBatch([(SOURCES[:1], PATTERNS[:1]), (SOURCES[1:], PATTERNS[1:])], step=0)
     plain = model().eval().requires_grad_(False)
