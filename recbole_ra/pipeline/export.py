@@ -12,7 +12,12 @@ from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest_bytes, explain_disk_errors, write_json
 from recbole_ra.pipeline.regeneration import MANIFEST, Regenerated, user_tokens
 from recbole_ra.pipeline.run import Run
-from recbole_ra.regeneration.export import SEQUENCES_FILE, write_benchmark_files, write_sequences
+from recbole_ra.regeneration.export import (
+    SEQUENCES_FILE,
+    check_tokens,
+    write_benchmark_files,
+    write_sequences,
+)
 
 # Settings, beside those of regeneration, that decide what an exported data set holds.
 DATA_SETTINGS = (
@@ -24,23 +29,35 @@ DATA_SETTINGS = (
 )
 
 
+def check_exportable(run: Run) -> None:
+    """Refuse, before anything is trained, a data set that cannot be written.
+
+    Raises
+    ------
+    DataError
+        If a split that has to be written is empty, or a token holds what RecBole could not read back.
+    """
+    where = f"data set '{run.config.dataset}'"
+    if not len(run.splits.valid) or not len(run.splits.test):
+        raise DataError(
+            f"{where}: benchmark files need validation and test rows, but the split leaves none; "
+            "choose another with --eval_args"
+        )
+    check_tokens(where, user_tokens(run), run.splits.whole.vocabulary)
+
+
 def check_export(run: Run, target: Path) -> Path:
     """Refuse, before anything is trained, a target that cannot be used; gives it without links.
 
     Raises
     ------
     DataError
-        If there is something already and ``overwrite`` is not set; if it holds what is not ours; if
-        no folder can be made there; or if a split that has to be written is empty.
+        If there is something already and ``overwrite`` is not set; if it holds what is not ours; or if
+        no folder can be made there.
     """
     target = target.resolve()
     if not target.name or target.name == "ml-100k":
         raise DataError(f"{target}: is no name for a data set of your own; name another folder")
-    if not len(run.splits.valid) or not len(run.splits.test):
-        raise DataError(
-            f"{target}: benchmark files need validation and test rows, but the split leaves none; "
-            "choose another with --eval_args"
-        )
     with explain_disk_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +93,14 @@ def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapp
     """Write RecBole benchmark files, the sequences with their origins, a manifest and the pictures.
 
     The folder appears whole: it is written beside its place and then renamed; what it replaces is
-    deleted after that.
+    deleted after that. The sequences are those that take part in training, as in the benchmark files.
+
+    Raises
+    ------
+    DataError
+        If something came to lie at the target since :func:`check_export` saw it.
     """
-    splits, data = run.splits, regenerated.data
+    splits, data = run.splits, regenerated.kept
     part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     with explain_disk_errors(target):
         try:
@@ -110,10 +132,13 @@ def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapp
                     **regenerated.facts(run.config),
                 },
             )
+            check_export(run, target)
             if target.exists():
                 target.replace(old)
             part.replace(target)
         finally:
+            if old.exists() and not target.exists():
+                old.replace(target)
             shutil.rmtree(part, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     run.say(f"regenerated data set: {target}")

@@ -34,16 +34,16 @@ class Regenerated:
 
     Attributes
     ----------
-    data : RegeneratedData
-        Rows of every origin.
-    train : RegeneratedDataset
+    kept : RegeneratedData
         The rows that take part in training.
+    train : RegeneratedDataset
+        The same as a training split.
     statistics : RegenerationStatistics
     history : list of mapping
         Epochs of the regenerator, empty if none was trained.
     """
 
-    data: RegeneratedData
+    kept: RegeneratedData
     train: RegeneratedDataset
     statistics: RegenerationStatistics
     history: list[dict[str, Any]]
@@ -122,7 +122,7 @@ def regeneration_stage(run: Run) -> Regenerated | None:
     )
     run.seconds["regeneration"] = perf_counter() - started
     run.regenerated = RegeneratedDataset(run.splits.train, kept)
-    return Regenerated(data, run.regenerated, statistics, history)
+    return Regenerated(kept, run.regenerated, statistics, history)
 
 
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:

@@ -20,7 +20,7 @@ from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import ArtifactStore
 from recbole_ra.core.workers import Workers
 from recbole_ra.pipeline.backbone import Backbone, backbone_stage
-from recbole_ra.pipeline.export import check_export, export_data
+from recbole_ra.pipeline.export import check_export, check_exportable, export_data
 from recbole_ra.pipeline.memory import bank_stage, check_bank_size, extend_bank
 from recbole_ra.pipeline.raft import raft_stage
 from recbole_ra.pipeline.regeneration import Regenerated, regeneration_stage
@@ -94,6 +94,8 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
+    if config.only_regenerates or config.run.export_dir is not None:
+        check_exportable(state)
     if config.run.export_dir is not None:
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if config.augmented and config.bank.memory_data == "original":

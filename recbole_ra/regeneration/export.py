@@ -137,6 +137,32 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     return RegeneratedData(table, latent)
 
 
+def check_tokens(where: Path | str, user_tokens: Sequence[str], item_tokens: Sequence[str]) -> None:
+    """Refuse what RecBole could not read back of the files written here.
+
+    Parameters
+    ----------
+    where : Path or str
+        What the message begins with.
+    user_tokens, item_tokens : sequences of str
+        Original tokens by id; the first of both is padding.
+
+    Raises
+    ------
+    DataError
+        For the first token that RecBole, which reads through pandas, takes for something else; and if no
+        separator is left to stand between items.
+    """
+    item_separator(item_tokens)
+    for known, what in ((item_tokens, "item"), (user_tokens, "user")):
+        tokens = pa.array(known[1:], pa.string())
+        refuse_broken(where, tokens, what)
+        quoted = compute.starts_with(tokens, '"')
+        refuse(where, tokens, quoted, what, "starts with a double quote, which RecBole takes for quoting")
+        missing = compute.is_in(tokens, value_set=pa.array([*MISSING, "[PAD]"]))
+        refuse(where, tokens, missing, what, "is no name to RecBole, which reads it as 'no value'")
+
+
 def write_benchmark_files(
     folder: Path,
     name: str,
@@ -198,13 +224,12 @@ def write_benchmark_files(
         if not len(prefixes):
             raise DataError(f"{folder}: there is no {split} row to write; RecBole needs all three splits")
 
+    check_tokens(folder, user_tokens, item_tokens)
     nobody = "[pattern]"
     while nobody in user_tokens:
         nobody = f"[{nobody}]"
     separator = item_separator(item_tokens)
     items, users = pa.array(item_tokens, pa.string()), pa.array([*user_tokens, nobody], pa.string())
-    for tokens, what in ((items[1:], "item"), (users[1:], "user")):
-        _refuse_for_recbole(folder, tokens, what)
     header = "user_id:token\titem_id_list:token_seq\titem_id:token"
     for split, prefixes in splits.items():
         write_lines(folder / f"{name}.{split}.inter", header, _rows(prefixes, users, items, separator))
@@ -287,12 +312,3 @@ def _check(
         value = values[place].as_py()
         value = shown(value) if isinstance(value, str) else value
         raise DataError(f"{path}, line {row + 2}: {fault % value}")  # the header is line 1
-
-
-def _refuse_for_recbole(path: Path, tokens: pa.Array, what: str) -> None:
-    """Refuse tokens that RecBole, which reads through pandas, takes for something else."""
-    refuse_broken(path, tokens, what)
-    quoted = compute.starts_with(tokens, '"')
-    refuse(path, tokens, quoted, what, "starts with a double quote, which RecBole takes for quoting")
-    missing = compute.is_in(tokens, value_set=pa.array([*MISSING, "[PAD]"]))
-    refuse(path, tokens, missing, what, "is no name to RecBole, which reads it as 'no value'")

@@ -75,17 +75,17 @@ def write_lines(path: Path, header: str, parts: Iterable[list[pa.Array]]) -> Non
                 file.write("\n".join(lines.to_pylist()) + "\n")
 
 
-def refuse_broken(path: Path, tokens: pa.Array, what: str) -> None:
+def refuse_broken(where: Path | str, tokens: pa.Array, what: str) -> None:
     """Refuse tokens that would break a line or a column, or vanish."""
     broken = compute.match_substring_regex(tokens, "[\\t\\n\\r\\x00]")
     fault = "cannot be written, as it is empty or holds a tab or line break"
-    refuse(path, tokens, compute.or_(broken, compute.equal(tokens, "")), what, fault)
+    refuse(where, tokens, compute.or_(broken, compute.equal(tokens, "")), what, fault)
 
 
-def refuse(path: Path, tokens: pa.Array, bad: Any, what: str, fault: str) -> None:
+def refuse(where: Path | str, tokens: pa.Array, bad: Any, what: str, fault: str) -> None:
     """Raise for the first token that is bad."""
     place = compute.index(bad, True).as_py()
     if place >= 0:
         raise DataError(
-            f"{path}: {what} {shown(tokens[place].as_py())} {fault}; rename it in the .inter file"
+            f"{where}: {what} {shown(tokens[place].as_py())} {fault}; rename it in the .inter file"
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recbole_ra import run
-from recbole_ra.core.errors import CheckpointError, DataError, SettingsError
+from recbole_ra.core.errors import CheckpointError, DataError, RecboleRaError, SettingsError
 from walks import REGENERATION
 
 
@@ -33,6 +33,14 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
     assert run("SASRec", **regenerating, say=silent).reused == ["decoded"]
     other = {k: v for k, v in regenerating.items() if k not in ("inner_size", "n_layers")}
     assert run("RaGRU4Rec", **other, memory_data="regenerated", say=silent).reused == ["decoded"]
+    optimised = {
+        "learner": "sgd",
+        "ema_decay": 0.5,
+        "positions_per_visit": 2,
+        "clip_grad_norm": {"max_norm": 1.0},
+    }
+    assert run("SASRec", **{**regenerating, **optimised}, say=silent).reused == ["decoded"]
+    assert run("DR4SR", **{**regenerating, **optimised}, say=silent).reused == ["teacher"]
     changed = run("SASRec", **{**regenerating, "gamma": 0.1}, say=silent)
     assert changed.reused == ["regenerator"]
     changed = run("SASRec", **{**regenerating, "diversity": False}, say=silent)
@@ -90,6 +98,69 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     with pytest.raises(DataError, match=r"holds 'love\.txt', which is not ours"):
         run("DR4SR", **regenerating, export_dir=str(target), overwrite=True, say=silent)
     assert not [path.name for path in target.parent.iterdir() if path != target]
+
+
+def test_the_files_of_an_export_hold_the_same_rows(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    only = {"regenerate": "patterns", "regenerate_origins": "pattern", "export_dir": str(target)}
+    run("DR4SR", **{**regenerating, **only}, say=silent)
+    rows = [line.split("\t") for line in (target / "sequences.tsv").read_text().splitlines()[1:]]
+    assert {row[0] for row in rows} == {"pattern"}
+    targets = sum(len(row[3].split()) - 1 for row in rows)
+    assert len((target / "made.train.inter").read_text().splitlines()) == 1 + targets
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_came_in_the_meantime_is_not_lost(
+    overwrite: bool, regenerating: dict[str, Any], tmp_path: Path
+) -> None:
+    target = tmp_path / "made"
+    if overwrite:
+        run("DR4SR", **regenerating, export_dir=str(target), say=silent)
+
+    def say(line: str) -> None:
+        if line.startswith("training data"):
+            target.mkdir(exist_ok=True)
+            (target / "love.txt").write_text("x")
+
+    with pytest.raises(DataError, match="not ours" if overwrite else "exists already"):
+        run("DR4SR", **regenerating, export_dir=str(target), overwrite=overwrite, say=say)
+    assert (target / "love.txt").read_text() == "x"
+    assert (target / "manifest.json").exists() == overwrite
+    assert not list(tmp_path.glob(".made*"))
+
+
+def test_a_failing_export_leaves_the_old_one(
+    regenerating: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, replace = tmp_path / "made", Path.replace
+    run("DR4SR", **regenerating, export_dir=str(target), say=silent)
+    before = (target / "manifest.json").read_bytes()
+
+    def failing(self: Path, other: Path) -> Path:
+        if self.name.endswith(".tmp") and other == target:
+            raise OSError(28, "No space left on device")
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(RecboleRaError, match="made: no space left on the disk"):
+        run("DR4SR", **{**regenerating, "gamma": 0.1}, export_dir=str(target), overwrite=True, say=silent)
+    assert (target / "manifest.json").read_bytes() == before
+    assert not list(tmp_path.glob(".made*"))
+
+
+def test_what_cannot_be_written_is_refused_before_training(
+    regenerating: dict[str, Any], tmp_path: Path
+) -> None:
+    only_valid = {"eval_args": {"split": {"LS": "valid_only"}}}
+    with pytest.raises(DataError, match="data set 'walks': benchmark files need validation and test rows"):
+        run("DR4SR", **regenerating, **only_valid, say=silent)
+    data = write_inter(tmp_path / "odd", [[1, 2, 3, 4, 5, 1, 2, 3]] * 9)
+    file = data / "walks" / "walks.inter"
+    file.write_text(file.read_text().replace("\ti3\t", "\t[PAD]\t"))
+    with pytest.raises(DataError, match=r"data set 'walks': item '\[PAD\]' is no name to RecBole"):
+        run("DR4SR", **{**regenerating, "data_path": str(data)}, say=silent)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_set_of_another_split_is_refused(regenerating: dict[str, Any], tmp_path: Path) -> None:
@@ -207,6 +278,20 @@ def test_a_regenerator_of_another_vocabulary(regenerating: dict[str, Any], tmp_p
         run("DR4SR", **{**given, "data_path": str(data)}, say=silent)
     with pytest.raises(CheckpointError, match="do not fit the model's settings"):
         run("DR4SR", **{**given, "n_latents": 3}, say=silent)
+    with pytest.raises(CheckpointError, match="was trained with regenerator_heads=2, not 1; set it to match"):
+        run("DR4SR", **{**given, "regenerator_heads": 1}, say=silent)
+    with pytest.raises(CheckpointError, match="was trained on other training rows than 'walks' has now"):
+        run("DR4SR", **{**given, "eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}}, say=silent)
+
+
+def test_a_given_regenerator_and_fidelity_without_a_teacher(
+    regenerating: dict[str, Any], tmp_path: Path
+) -> None:
+    made = run("DR4SR", **regenerating, fidelity_rank=5, say=silent)
+    (checkpoint,) = (tmp_path / "saved").glob("regenerator-*/best.pt")
+    elsewhere = {**regenerating, "checkpoint_dir": str(tmp_path / "empty"), "fidelity_rank": 5}
+    again = run("DR4SR", **elsewhere, regenerator_checkpoint=str(checkpoint), say=silent)
+    assert again.regeneration["statistics"] == made.regeneration["statistics"]
 
 
 def test_only_a_data_set_is_made_by_the_regenerator(regenerating: dict[str, Any]) -> None:
