@@ -61,7 +61,7 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
 )
 def test_options_run_to_a_test_result(change: dict[str, Any], regenerating: dict[str, Any]) -> None:
     result = run("RaSASRec", **{**regenerating, **change}, say=silent)
-    assert result.test["unmasked"]["recall@20"] > 0.3
+    assert result.test["unmasked"]["recall@5"] > 0.5  # by chance .17
     assert result.regeneration["training_targets"] > 0
     pictures = {path.name for path in Path(result.folder).iterdir()}
     assert {"regeneration.txt", "regeneration.png", "result.json"} <= pictures

@@ -37,16 +37,25 @@ def unbroken(shared_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "point",
-    ["batch:SASRec:3", "best:SASRec:1", "epoch:SASRec:2", "batch:RAFT:7", "epoch:RAFT:2"],
+    ("point", "goes_on"),
+    [
+        ("batch:SASRec:3", ""),
+        ("best:SASRec:1", "SASRec: continues after epoch 0\n"),
+        ("epoch:SASRec:2", "SASRec: continues after epoch 2\n"),
+        ("batch:RAFT:7", "RAFT: continues after epoch 0\n"),
+        ("epoch:RAFT:2", "RAFT: continues after epoch 2\n"),
+    ],
 )
 def test_killed_and_resumed_equals_unbroken(
-    point: str, settings: dict[str, Any], unbroken: dict[str, Any]
+    point: str, goes_on: str, settings: dict[str, Any], unbroken: dict[str, Any]
 ) -> None:
     killed = start(point, settings)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not list(Path(settings["output_dir"]).glob("*/result.json"))
-    resumed = outcome(start("never", {**settings, "resume": True}))
+    second = start("never", {**settings, "resume": True})
+    resumed = outcome(second)
+    assert goes_on in second.stderr
+    assert ("continues" in second.stderr) == bool(goes_on)
     assert resumed["test"] == unbroken["test"]
     assert resumed["valid"] == unbroken["valid"]
 
@@ -65,14 +74,23 @@ def unbroken_regeneration(shared_regenerating: dict[str, Any]) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "point", ["batch:teacher:2", "epoch:teacher:0", "batch:DR4SR:3", "best:DR4SR:1", "block:decoded:1"]
+    ("point", "goes_on"),
+    [
+        ("batch:teacher:2", ""),
+        ("epoch:teacher:0", "teacher: continues after epoch 0\n"),
+        ("batch:DR4SR:3", "teacher: reused"),
+        ("best:DR4SR:1", "DR4SR: continues after epoch 0\n"),
+        ("block:decoded:1", "regenerator: reused"),
+    ],
 )
 def test_a_killed_regeneration_goes_on(
-    point: str, regenerating: dict[str, Any], unbroken_regeneration: dict[str, Any]
+    point: str, goes_on: str, regenerating: dict[str, Any], unbroken_regeneration: dict[str, Any]
 ) -> None:
     settings = {**regenerating, "model": "SASRec"}
     killed = start(point, settings)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = outcome(start("never", {**settings, "resume": True}))
+    second = start("never", {**settings, "resume": True})
+    resumed = outcome(second)
+    assert goes_on in second.stderr
     assert resumed["test"] == unbroken_regeneration["test"]
     assert resumed["valid"] == unbroken_regeneration["valid"]

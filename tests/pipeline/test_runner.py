@@ -25,12 +25,14 @@ def test_every_kind_of_backbone_is_augmented(model: str, shared_settings: dict[s
     own = model in ("RaSASRec", "RaDuoRec")
     architecture = ("hidden_size", "inner_size", "n_layers")
     settings = {key: value for key, value in shared_settings.items() if own or key not in architecture}
+    if model == "RaBERT4Rec":  # learns from masked items, and slowly
+        settings |= {"epochs": 30, "learning_rate": 1e-3, "ema_decay": 0.0}
     result = run(model, **settings, say=silent)
     assert set(result.test) == {"unmasked", "masked"}
     assert {entry["stage"] for entry in result.history} == {model.removeprefix("Ra"), "RAFT"}
     for metrics in (*result.test.values(), *result.backbone_test.values()):
         assert 0 <= metrics["recall@5"] <= metrics["recall@10"] <= metrics["recall@20"] <= 1
-        assert metrics["recall@20"] > 0.3  # 20 of 30 items on noisy walks
+        assert metrics["recall@5"] > 0.35  # by chance .17
 
 
 def test_second_start_trains_nothing_again(settings: dict[str, Any]) -> None:
@@ -123,7 +125,7 @@ def test_changed_inputs_are_not_reused(settings: dict[str, Any]) -> None:
 )
 def test_options_run_to_a_test_result(change: dict[str, Any], shared_settings: dict[str, Any]) -> None:
     result = run("RaSASRec", **{**shared_settings, **change}, say=silent)
-    assert result.test["unmasked"]["recall@20"] > 0.3
+    assert result.test["unmasked"]["recall@5"] > 0.5  # by chance .17
     assert result.settings["dataset"] == "walks"
 
 
