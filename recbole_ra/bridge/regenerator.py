@@ -48,16 +48,10 @@ class DR4SR(AbstractRecommender):
             least=settings.gumbel_tau_min,
         )
         loss = self.network.loss(batch.groups, tau)
-        reconstruction = loss.reconstruction / loss.n_tokens
-        balance = (
-            imbalance(loss.usage / loss.n_rows)
-            if settings.balance_weight
-            else torch.zeros_like(reconstruction)
-        )
         return (
-            reconstruction,
+            loss.reconstruction / loss.n_tokens,
             settings.entropy_weight * loss.entropy / loss.n_rows,
-            settings.balance_weight * balance,
+            settings.balance_weight * imbalance(loss.usage / loss.n_rows),
         )
 
 

@@ -110,12 +110,13 @@ class RegeneratorStages:
     @functools.cached_property
     def teacher_content(self) -> dict[str, Any]:
         """What the teacher depends on."""
+        config = stage_config(self.run.config, "teacher")
         return self._content(
             "teacher",
             settings=dataclasses.asdict(self.teacher_settings),
             epochs=self.settings.teacher_epochs,
-            feed=dataclasses.asdict(stage_config(self.run.config, "teacher").feed),
-            optim=dataclasses.asdict(stage_config(self.run.config, "teacher").optim),
+            feed=dataclasses.asdict(config.feed),
+            optim=dataclasses.asdict(config.optim),
         )
 
     @functools.cached_property
@@ -143,12 +144,13 @@ class RegeneratorStages:
     @functools.cached_property
     def regenerator_content(self) -> dict[str, Any]:
         """What the trained regenerator depends on."""
+        config = stage_config(self.run.config, "regenerator")
         return self._content(
             "regenerator",
             teacher=digest(self.teacher_content),
             settings=self._some_settings(SHAPES_REGENERATOR),
-            patterns=dataclasses.asdict(self.run.config.patterns),
-            optimiser={name: stage_config(self.run.config, "regenerator")[name] for name in OPTIMISER},
+            patterns=dataclasses.asdict(config.patterns),
+            optimiser={name: config[name] for name in OPTIMISER},
         )
 
     def build(self) -> DR4SR:
