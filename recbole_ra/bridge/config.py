@@ -272,6 +272,7 @@ class RaConfig(Config):
             made = {field.name for field in dataclasses.fields(regeneration)} - {
                 "regenerate",
                 "regenerate_origins",
+                "original_copies",
             }
             for key in sorted(made & self._user_keys):
                 yield f"{key}={self[key]!r} has no effect on what {kind} holds already; leave it out"

@@ -143,7 +143,7 @@ class RegenerationSettings:
     regenerate_origins: str = setting(
         "original+pattern+regenerated", "rows of which origin train, joined by +"
     )
-    original_copies: int = setting(1, "how often the originals stand in the union", low=1)
+    original_copies: int = setting(1, "how often its originals stand in the training data", low=1)
     pairs_per_sequence: int = setting(10, "patterns paired with a sequence at most", low=1)
     n_latents: int = setting(5, "latent spaces of the regenerator (P)", low=1)
     diversity: bool = setting(True, "off: a plain Transformer without latent spaces and promoter")

@@ -101,10 +101,10 @@ def regeneration_stage(run: Run) -> Regenerated | None:
             patterns,
             None if decoded is None else decoded.to_table(sources),
             None if decoded is None else decoded.latent,
-            copies=settings.original_copies,
         )
     else:
         data = read_regenerated(run, Path(kind))
+    data = data.repeat_originals(settings.original_copies)
     wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
     kept = data.keep(wanted)
     if not len(kept.table):

@@ -51,6 +51,24 @@ class RegeneratedData:
     def keep(self, origins: Collection[Origin]) -> RegeneratedData:
         """Return the rows of some origins, in the same order."""
         rows = np.flatnonzero(np.isin(self.table.origin, [int(origin) for origin in origins]))
+        return self._take(rows)
+
+    def repeat_originals(self, copies: int) -> RegeneratedData:
+        """Return the originals ``copies`` times: those added as a block in front of all rows.
+
+        The paper unites with them once, the released code twice (METHOD 7).
+
+        Raises
+        ------
+        SettingsError
+            If ``copies`` is below 1.
+        """
+        if copies < 1:
+            raise SettingsError(f"copies={copies} would leave the originals out; use 1, or 2 as released")
+        originals = np.flatnonzero(self.table.origin == Origin.ORIGINAL)
+        return self._take(np.concatenate([np.tile(originals, copies - 1), np.arange(len(self))]))
+
+    def _take(self, rows: IntArray) -> RegeneratedData:
         return RegeneratedData(take_rows(self.table, rows), self.latent[rows])
 
 
@@ -59,8 +77,6 @@ def merge(
     patterns: SequenceTable | None,
     decoded: SequenceTable | None,
     latent: IntArray | None,
-    *,
-    copies: int = 1,
 ) -> RegeneratedData:
     """Unite original sequences, mined patterns and decoded patterns into one training set (METHOD 1.5).
 
@@ -79,24 +95,18 @@ def merge(
         What the regenerator produced, owned by the user of its source sequence.
     latent : int64 array, shape [decoded rows], optional
         Latent space of each decoded row; given exactly if ``decoded`` is.
-    copies : int
-        How often the originals are repeated. The paper unites once, the released code twice (METHOD 7).
 
     Returns
     -------
     RegeneratedData
-        Originals in table order, ``copies`` times as a block, then patterns, then decoded rows. The
-        origin follows from the argument that a row came in, not from the ``origin`` of its table.
+        Originals in table order, then patterns, then decoded rows. The origin follows from the argument
+        that a row came in, not from the ``origin`` of its table.
 
     Raises
     ------
-    SettingsError
-        If ``copies`` is below 1.
     ValueError
         If the vocabularies differ, or ``latent`` does not belong to ``decoded``.
     """
-    if copies < 1:
-        raise SettingsError(f"copies={copies} would leave the originals out; use 1, or 2 as released")
     n_decoded = -1 if decoded is None else len(decoded)
     if (-1 if latent is None else len(latent)) != n_decoded:
         raise ValueError("latent must be given exactly if decoded is, one number a row")
@@ -114,8 +124,7 @@ def merge(
     is_first[first] = True
     is_original = origin == Origin.ORIGINAL
     trains = everything.lengths >= SHORTEST
-    again = np.tile(np.flatnonzero(is_original & trains), copies - 1)
-    rows = np.concatenate([again, np.flatnonzero((is_original | is_first) & trains)])
+    rows = np.flatnonzero((is_original | is_first) & trains)
     kept = take_rows(everything, rows)
     table = SequenceTable(kept.items, kept.offsets, kept.users, kept.n_items, origin[rows])
     return RegeneratedData(table, space[rows])

@@ -87,6 +87,11 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     from_files = run("SASRec", **reading(regenerating, target), say=silent)
     assert from_files.test == direct.test
     assert from_files.reused == ["backbone"]  # the same bytes: there is nothing to train again
+    twice = run("SASRec", **regenerating, original_copies=2, say=silent)
+    from_files = run("SASRec", **reading(regenerating, target), original_copies=2, say=silent)
+    assert twice.reused == ["decoded"]
+    assert from_files.test == twice.test
+    assert from_files.reused == ["backbone"]
 
     with pytest.raises(SettingsError, match=r"gamma=0\.3 has no effect on what .* holds already"):
         run("SASRec", **reading(regenerating, target), gamma=0.3, say=silent)

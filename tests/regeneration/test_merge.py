@@ -67,13 +67,13 @@ def test_equals_naive(
 ) -> None:
     users = [100 + row for row in range(len(decoded))]
     latent = np.arange(len(decoded)) % 5
-    data = merge(table_of(original), patterns_of(patterns), table_of(decoded, users), latent, copies=copies)
+    data = merge(table_of(original), patterns_of(patterns), table_of(decoded, users), latent)
     rows = [
         *((Origin.ORIGINAL, user, -1, row) for user, row in enumerate(original)),
         *((Origin.PATTERN, -1, -1, row) for row in patterns),
         *((Origin.REGENERATED, *about) for about in zip(users, latent.tolist(), decoded, strict=True)),
     ]
-    assert rows_of(data) == reference.unite(rows, copies)
+    assert rows_of(data.repeat_originals(copies)) == reference.unite(rows, copies)
 
 
 @given(some_rows)
@@ -95,8 +95,8 @@ def test_rows_are_taken_in_the_order_asked_for(rows: list[list[int]], data: st.D
 def test_originals_alone_and_repeated() -> None:
     original = table_of([[1, 2], [3], [1, 2]])
     assert rows_of(merge(original, None, None, None)) == [(0, 0, -1, [1, 2]), (0, 2, -1, [1, 2])]
-    twice = merge(original, patterns_of([[1, 2], [2, 2]]), None, None, copies=2)
-    assert [row[1] for row in rows_of(twice)] == [0, 2, 0, 2, -1]
+    united = merge(original, patterns_of([[1, 2], [2, 2]]), None, None)
+    assert [row[1] for row in rows_of(united.repeat_originals(2))] == [0, 2, 0, 2, -1]
 
 
 def test_nothing_at_all() -> None:
@@ -114,7 +114,7 @@ def test_keep_selects_origins_and_keeps_the_order() -> None:
 def test_arguments_that_do_not_fit() -> None:
     table, latent = table_of([[1, 2]]), np.zeros(1, dtype=np.int64)
     with pytest.raises(SettingsError, match="copies=0"):
-        merge(table, None, None, None, copies=0)
+        merge(table, None, None, None).repeat_originals(0)
     for decoded, spaces in ((table, None), (None, latent), (table, np.zeros(2, dtype=np.int64))):
         with pytest.raises(ValueError, match="latent"):
             merge(table, None, decoded, spaces)
