@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
+from recbole_ra.bridge.checkpoint import load_weights
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.distributed import DistributedTrainer, ShardedBatches
 from recbole_ra.bridge.loaders import Splits, train_batches
@@ -127,7 +127,7 @@ def train_part(
 def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
     """The backbone of a checkpoint that the user names, and the digest of the file."""
     config, identity = run.config, run.identity(run.config.backbone)
-    content = load_checkpoint(path, config.torch_device, identity)
+    content = run.load_given(path, identity)
     load_weights(base.trained, content["state_dict"], path)
     run.reused.append("backbone")
     run.say(f"backbone: loaded {path}")

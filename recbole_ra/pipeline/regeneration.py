@@ -69,7 +69,7 @@ class Regenerated:
         write_bytes(folder / "regeneration.txt", self.table().encode())
         statistics_plot(self.statistics, folder / "regeneration.png")
         if any(DEV_LOSS in epoch for epoch in self.history):
-            best = min(self.history, key=lambda epoch: epoch[DEV_LOSS])["epoch"]
+            best = min(reversed(self.history), key=lambda epoch: epoch[DEV_LOSS])["epoch"]
             picture = folder / "regenerator.png"
             learning_curve(self.history, picture, metric=DEV_LOSS, best_epoch=best, title="regenerator")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from recbole_ra.bridge.checkpoint import load_checkpoint, load_weights
+from recbole_ra.bridge.checkpoint import load_weights
 from recbole_ra.bridge.config import longest_decoded
 from recbole_ra.bridge.loaders import visit_batches
 from recbole_ra.bridge.recommenders import BackboneRecommender
@@ -179,13 +179,8 @@ class RegeneratorStages:
             return None
         path, model = Path(self.settings.regenerator_checkpoint), self.build()
         own = self._identity(REGENERATOR)
-        content = load_checkpoint(path, self.run.config.torch_device, own)
+        content = self.run.load_given(path, own)
         found = content["identity"]
-        if found.get("training_part") != own["training_part"]:
-            raise CheckpointError(
-                f"{path}: was trained on other training rows than '{self.run.config.dataset}' has now, which "
-                "may hold what is held out here; use the split and filters that it was trained with"
-            )
         for name, value in own["settings"].items():
             if found["settings"][name] != value:
                 raise CheckpointError(

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.bridge.augmented import Retrieved
+from recbole_ra.bridge.checkpoint import load_checkpoint
 from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.bridge.loaders import EvalBatches, Splits
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.bridge.regenerated import RegeneratedDataset, training_sequences
 from recbole_ra.bridge.regenerator import DEV_LOSS, SPACES_IN_USE
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import CheckpointError, DataError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
 from recbole_ra.core.workers import Alone, Workers
 from recbole_ra.patterns.mining import Patterns, mine_patterns
@@ -155,7 +156,29 @@ class Run:
 
     def identity(self, model: str) -> dict[str, Any]:
         """What a checkpoint of that model is tied to."""
-        return {"model": model, "vocabulary": self.vocabulary, "n_items": self.n_items}
+        return {
+            "model": model,
+            "vocabulary": self.vocabulary,
+            "n_items": self.n_items,
+            "training_part": self.training_part,
+        }
+
+    def load_given(self, path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Load a checkpoint that the user names.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be read, is of another model or vocabulary, or was trained on other rows than
+            train here: it may have seen what is held out.
+        """
+        content = load_checkpoint(path, self.config.torch_device, identity)
+        if content["identity"].get("training_part") != self.training_part:
+            raise CheckpointError(
+                f"{path}: was trained on other training rows than '{self.config.dataset}' has now, which "
+                "may hold what is held out here; use the split and filters that it was trained with"
+            )
+        return content
 
     def evaluation(self, split: Any, trim: bool, retrieved: Retrieved | None = None) -> EvalBatches | None:
         """Evaluation batches of a split, or None if it is empty."""

@@ -157,12 +157,15 @@ class Reporter:
         self.epochs = 0
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
-        """Report an epoch; the metric is the best value so far, since that is what training selects."""
+        """Report an epoch; the metric is the best value so far, since that is what training selects.
+
+        Of equal epochs the last is the best one, as in training.
+        """
         plan = self.plan
         if entry["stage"] != plan.stage or plan.metric not in entry:
             return
         value, self.epochs = float(entry[plan.metric]), self.epochs + 1
-        if self.best is None or (value > self.best if plan.bigger else value < self.best):
+        if self.best is None or (value >= self.best if plan.bigger else value <= self.best):
             self.best, self.best_epoch = value, int(entry["epoch"])
         if self.went_on and CHECKPOINT not in entry:
             return

@@ -152,6 +152,14 @@ def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_pat
     assert result.backbone_test == trained.test
     with pytest.raises(CheckpointError, match="holds model SASRec, not DuoRec"):
         run("RaDuoRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
+    with pytest.raises(CheckpointError, match=r"other training rows .* held out here"):
+        run(
+            "SASRec",
+            **settings,
+            backbone_checkpoint=str(checkpoint),
+            eval_args={"split": {"LS": "valid_only"}},
+            say=silent,
+        )
 
 
 def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: Path) -> None:
