@@ -81,11 +81,21 @@ class CompactDataset(SequentialDataset):
             )
         super()._reset_index()
 
+    def _change_feat_format(self) -> None:
+        """Sort by user and time while the times are exact; RecBole sorts after it has rounded them.
+
+        As float32, which is what an :class:`Interaction` keeps, Unix times are equal within two minutes.
+        """
+        feat = self.inter_feat
+        order = np.lexsort((feat[self.time_field], feat[self.uid_field]))
+        self.inter_feat = feat.iloc[order].reset_index(drop=True)
+        self._times = self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
+        super()._change_feat_format()
+
     def data_augmentation(self) -> None:
-        """Sort the interactions, keep them as a table, and make one row of every target."""
+        """Keep the sorted interactions as a table, and make one row of every target."""
         self._aug_presets()
         self._check_field("uid_field", "time_field")
-        self.sort(by=[self.uid_field, self.time_field], ascending=True)
         flat = self.inter_feat
         users = flat[self.uid_field].numpy()
         new_user = np.flatnonzero(np.diff(users, prepend=-1))
@@ -96,7 +106,7 @@ class CompactDataset(SequentialDataset):
             offsets,
             self.item_num,
             users=users[new_user],
-            times=flat[self.time_field].numpy(),
+            times=self._times,
         )
         self._check_lengths()
         rows = self._every_row()

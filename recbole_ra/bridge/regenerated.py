@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 
 # isort: split
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
 from recbole_ra.bridge.dataset import CompactDataset
@@ -37,9 +40,20 @@ class RegeneratedDataset(CompactDataset):
 
     def __init__(self, train: CompactDataset, data: RegeneratedData) -> None:
         self.__dict__.update(train.__dict__)  # as RecBole's own Dataset.copy does
-        self.table = data.table
-        self.flat_feat = _columns(train, data.table)
+        source = _source_of_originals(train, data.table)
+        self.table = dataclasses.replace(data.table, times=_times(train, data.table, source))
+        self.flat_feat = _columns(train, data.table, source)
         self.inter_feat = self._every_row()
+
+    @property
+    def distinct_rows(self) -> IntArray:
+        """Rows but for those of an original that stands there again to weigh more, shape [them]."""
+        table = self.table
+        originals = np.flatnonzero(table.origin == Origin.ORIGINAL)
+        is_again = np.zeros(len(table), dtype=bool)
+        is_again[originals] = True
+        is_again[originals[np.unique(table.users[originals], return_index=True)[1]]] = False
+        return np.flatnonzero(~is_again[self.prefixes.sequence])
 
 
 def training_sequences(train: CompactDataset) -> SequenceTable:
@@ -52,12 +66,19 @@ def training_sequences(train: CompactDataset) -> SequenceTable:
     return whole.head(np.where(targets > 0, targets + 1, 0))
 
 
-def _columns(train: CompactDataset, table: SequenceTable) -> Interaction:
+def _times(train: CompactDataset, table: SequenceTable, source: IntArray) -> NDArray[np.float64]:
+    """When each item of a regenerated table was taken; unknown, NaN, outside the original rows."""
+    assert train.table.times is not None, "every data set has times"
+    times = np.full(len(table.items), np.nan)
+    times[np.repeat(table.origin == Origin.ORIGINAL, table.lengths)] = train.table.times[source]
+    return times
+
+
+def _columns(train: CompactDataset, table: SequenceTable, source: IntArray) -> Interaction:
     """Every column of the interactions, for the items of a regenerated table."""
     length = table.lengths
     position = np.arange(len(table.items)) - np.repeat(table.offsets[:-1], length)
     original = np.repeat(table.origin == Origin.ORIGINAL, length)
-    source = _source_of_originals(train, table)
     columns = {}
     for field, values in train.flat_feat.interaction.items():
         column = torch.zeros(len(position), *values.shape[1:], dtype=values.dtype)

@@ -24,18 +24,22 @@ from recbole_ra.sequences.prefixes import Prefixes
 from recbole_ra.sequences.table import IntArray, Origin
 
 
-def encode_rows(run: Run, recommender: Recommender, split: Any, trim: bool) -> torch.Tensor:
-    """The state of every row of a split, shape [rows, D], on the CPU."""
+def encode_rows(
+    run: Run, recommender: Recommender, split: Any, trim: bool, rows: IntArray | None = None
+) -> torch.Tensor:
+    """The states of a split's rows, of all or of those named, shape [rows, D], on the CPU."""
     recommender.eval()
     size = run.config["eval_batch_size"]
-    order = np.argsort(split.prefixes.lengths, kind="stable")
+    rows = np.arange(len(split)) if rows is None else rows
+    order = np.argsort(split.prefixes.lengths[rows], kind="stable")
     blocks = [order[first : first + size] for first in range(0, len(order), size)]
     shared = (recommender, split, run.fields, trim, run.config.torch_device)
     states: torch.Tensor | None = None
-    for rows, part in zip(blocks, run.workers.map(encode_block, shared, blocks), strict=True):
+    parts = run.workers.map(encode_block, shared, [rows[block] for block in blocks])
+    for block, part in zip(blocks, parts, strict=True):
         if states is None:
             states = part.new_empty(len(order), part.shape[1])
-        states[torch.from_numpy(rows)] = part
+        states[torch.from_numpy(block)] = part
     assert states is not None, "an empty split has no states"
     return states
 
@@ -130,22 +134,21 @@ def regenerated_of(run: Run) -> RegeneratedDataset:
 
 
 def regenerated_memories(run: Run, base: Recommender, trim: bool) -> dict[str, Any]:
-    """(prefix, next item) of every regenerated row.
+    """(prefix, next item) of every regenerated row; an original that trains twice is remembered once.
 
     A decoded row may hold any item of its source, so to its owner it is as late as the owner's last
     training target: no training query of the owner may see it, validation and test may (METHOD 4).
     When it happened is unknown.
     """
     dataset = regenerated_of(run)
-    rows = dataset.prefixes
+    chosen = dataset.distinct_rows
+    rows = dataset.prefixes[chosen]
     facts = memories_of(rows)
     made = rows.table.origin[rows.sequence] != Origin.ORIGINAL
     trained = np.zeros(int(run.sequences.users.max()) + 1, dtype=np.int64)
     trained[run.sequences.users] = np.maximum(run.sequences.lengths - 1, 0)
     facts["lengths"] = np.where(made, trained[facts["users"]], facts["lengths"])
-    times = dataset.flat_feat[dataset.time_field].numpy()[rows.flat_position]
-    facts["times"] = np.where(made, np.nan, times)
-    return {"keys": encode_rows(run, base, dataset, trim).numpy(), **facts}
+    return {"keys": encode_rows(run, base, dataset, trim, chosen).numpy(), **facts}
 
 
 @torch.no_grad()
@@ -172,8 +175,9 @@ def check_bank_size(run: Run) -> None:
     SettingsError
     """
     source, wanted = run.config.bank.memory_source, run.config.raft.n_neighbors
-    rows = run.train_rows if run.config.bank.memory_data == "original" else regenerated_of(run).prefixes
-    memories = 0 if source == "patterns" else len(rows)
+    original = run.config.bank.memory_data == "original"
+    rows = len(run.train_rows) if original else len(regenerated_of(run).distinct_rows)
+    memories = 0 if source == "patterns" else rows
     if source != "enumerate":
         memories += len(run.patterns)
     if wanted > memories:

@@ -87,6 +87,21 @@ def test_the_table_is_ordered_by_time_within_users(tiny_splits: Any) -> None:
         assert (np.diff(times) >= 0).all()
 
 
+def test_unix_times_are_sorted_exactly(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    """Seconds and milliseconds apart, newest first in the file: float32 could not tell them apart."""
+    (tmp_path / "tiny").mkdir()
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user, (start, step) in enumerate([(1_400_000_000, 1), (1_400_000_000, 10), (1_400_000_000_000, 1)]):
+        lines += [f"u{user}\ti{place}\t{start + step * place}" for place in reversed(range(6))]
+    (tmp_path / "tiny" / "tiny.inter").write_text("\n".join(lines) + "\n")
+    splits = Splits.load(tiny_config(data_path=str(tmp_path)))
+    table, names = splits.whole.table, splits.whole.vocabulary
+    assert [names[item] for item in table.items] == [f"i{place}" for place in range(6)] * 3
+    assert [names[item] for item in splits.test.prefixes.targets] == ["i5"] * 3
+    assert table.times is not None
+    assert (np.diff(table.times.reshape(3, 6)) == [[1], [10], [1]]).all()
+
+
 def test_leave_one_out_takes_the_last_two(tiny_splits: Any) -> None:
     """Of three interactions there is one to train on and one to test, as in RecBole."""
     table = tiny_splits.whole.table

@@ -63,6 +63,30 @@ def test_rows_are_those_of_the_originals_and_the_patterns(tiny_splits: Splits, d
     assert rows["item_id_list"][-1].tolist()[:4] == [7, 1, 7, 0]
 
 
+def test_times_are_exact_for_originals_and_unknown_elsewhere(
+    tiny_splits: Splits, data: RegeneratedData
+) -> None:
+    found, known = (
+        RegeneratedDataset(tiny_splits.train, data).table.times,
+        training_sequences(tiny_splits.train),
+    )
+    assert found is not None
+    assert known.times is not None
+    np.testing.assert_array_equal(found[: len(known.items)], known.times)
+    assert np.isnan(found[len(known.items) :]).all()
+    assert len(found) > len(known.items)
+
+
+def test_an_original_that_trains_twice_is_one_memory(tiny_splits: Splits, data: RegeneratedData) -> None:
+    once = RegeneratedDataset(tiny_splits.train, data)
+    twice = RegeneratedDataset(tiny_splits.train, data.repeat_originals(2))
+    assert once.distinct_rows.tolist() == list(range(len(once)))
+    assert len(twice) == len(once) + len(tiny_splits.train)
+    expected, found = once.prefixes, twice.prefixes[twice.distinct_rows]
+    for name in ("users", "position", "targets"):
+        assert sorted(getattr(found, name)) == sorted(getattr(expected, name)), name
+
+
 def test_the_original_split_is_left_alone(tiny_splits: Splits, data: RegeneratedData) -> None:
     before = [len(split) for split in (tiny_splits.train, tiny_splits.valid, tiny_splits.test)]
     table = tiny_splits.train.table
