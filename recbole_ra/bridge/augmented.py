@@ -11,6 +11,7 @@ import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 # isort: split
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_ra.bridge.dataset import PREFIX_FIELD
@@ -157,7 +158,10 @@ class AugmentedRecommender(Recommender):
         states = self.base.represent(interaction)
         columns = interaction.columns
         lengths = PREFIX_FIELD if PREFIX_FIELD in columns else self.fields.length
-        times = interaction[self.time_field].cpu().numpy() if self.time_field in columns else None
+        times: NDArray[np.floating] | None = None
+        if self.time_field in columns:
+            # RecBole has rounded them to float32; the next lower number is surely not too late.
+            times = np.nextafter(interaction[self.time_field].cpu().numpy(), np.float32(-np.inf))
         neighbours = find_neighbours(
             self.bank,
             states.detach().cpu().numpy(),
@@ -174,8 +178,9 @@ class AugmentedRecommender(Recommender):
         query = (
             interaction if isinstance(interaction, Retrieved | EncodedQuery) else self.retrieve(interaction)
         )
+        states = query.states  # first: RecBole's models tell their item vectors as they encode
         values = self.item_table[self._values[query.ids]]  # [B, K, D]
-        return self.fusion(query.states, self._keys[query.ids], values, query.valid)
+        return self.fusion(states, self._keys[query.ids], values, query.valid)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Loss of one optimisation step, shape []."""

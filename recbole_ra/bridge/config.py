@@ -12,6 +12,7 @@ from typing import Any
 import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
 
 # isort: split
+import recbole
 import torch
 import yaml
 from recbole.config import Config
@@ -204,6 +205,18 @@ class RaConfig(Config):
         load_col = self.internal_config_dict.get("load_col") or {}
         self.internal_config_dict["load_col"] = {**other_files, **load_col}
         self.known = self._known_keys()
+
+    @property
+    def built_with(self) -> dict[str, Any]:
+        """Settings of the backbone that another value would make wrong, also where its weights still fit."""
+        own = self.architecture
+        if own is not None:
+            settings = dataclasses.asdict(own)
+        else:
+            defaults = Path(recbole.__file__).parent / "properties" / "model" / f"{self.backbone}.yaml"
+            settings = {key: self[key] for key in (read_yaml(defaults) if defaults.is_file() else {})}
+        settings["MAX_ITEM_LIST_LENGTH"] = self["MAX_ITEM_LIST_LENGTH"]
+        return {key: value for key, value in settings.items() if "dropout" not in key}
 
     def _set_default_parameters(self) -> None:
         final = self.final_config_dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ class CompactDataset(SequentialDataset):
         first = flat[self.inter_feat[self.item_list_length_field].numpy() == 1] - 1
         interactions = self.flat_feat[np.concatenate([flat, first])]
         return self._create_sparse_matrix(interactions, self.uid_field, self.iid_field, form, value_field)
+
+    def feature_bytes(self) -> Iterator[bytes]:
+        """What models may read beside users, items and times: other columns, features, preloaded weights."""
+        known = {self.uid_field, self.iid_field, self.time_field}
+        for source, feat in (("inter", self.flat_feat), ("user", self.user_feat), ("item", self.item_feat)):
+            columns = {} if feat is None else feat.interaction
+            for name in sorted(columns.keys() - known):
+                yield f"{source} {name}".encode()
+                yield columns[name].numpy().tobytes()
+        for name, weights in sorted(self._preloaded_weight.items()):
+            yield f"weights {name}".encode()
+            yield np.ascontiguousarray(weights).tobytes()
 
     @property
     def vocabulary(self) -> list[str]:

@@ -19,7 +19,7 @@ from recbole_ra.bridge.recommenders import BackboneRecommender
 from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
 from recbole_ra.bridge.setup import OPTIMISER, seed_everything, stage_config
 from recbole_ra.bridge.trainer import RaTrainer
-from recbole_ra.core.errors import CheckpointError, DataError
+from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.seeding import stream
 from recbole_ra.models.registry import REGENERATOR
@@ -178,14 +178,7 @@ class RegeneratorStages:
         if self.settings.regenerator_checkpoint is None:
             return None
         path, model = Path(self.settings.regenerator_checkpoint), self.build()
-        own = self._identity(REGENERATOR)
-        content = self.run.load_given(path, own)
-        found = content["identity"]
-        for name, value in own["settings"].items():
-            if found["settings"][name] != value:
-                raise CheckpointError(
-                    f"{path}: was trained with {name}={found['settings'][name]}, not {value}; set it to match"
-                )
+        content = self.run.load_given(path, self._identity(REGENERATOR))
         load_weights(model, content["state_dict"], path)
         self.run.reused.append("regenerator")
         self.run.say(f"regenerator: loaded {path}")

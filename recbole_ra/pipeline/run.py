@@ -90,6 +90,7 @@ class Run:
             self.splits.whole.table.fingerprint().encode(),
             self.vocabulary.encode(),
             *(split.prefixes.flat_position.tobytes() for split in self.three),
+            *self.splits.whole.feature_bytes(),
         )
         self.train_rows = train
 
@@ -161,6 +162,7 @@ class Run:
             "vocabulary": self.vocabulary,
             "n_items": self.n_items,
             "training_part": self.training_part,
+            "settings": self.config.built_with,
         }
 
     def load_given(self, path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,15 +171,22 @@ class Run:
         Raises
         ------
         CheckpointError
-            If it cannot be read, is of another model or vocabulary, or was trained on other rows than
-            train here: it may have seen what is held out.
+            If it cannot be read, is of another model or vocabulary, was built with other settings, or was
+            trained on other rows than train here: it may have seen what is held out.
         """
         content = load_checkpoint(path, self.config.torch_device, identity)
-        if content["identity"].get("training_part") != self.training_part:
+        found = content["identity"]
+        if found.get("training_part") != self.training_part:
             raise CheckpointError(
                 f"{path}: was trained on other training rows than '{self.config.dataset}' has now, which "
                 "may hold what is held out here; use the split and filters that it was trained with"
             )
+        trained_with = found.get("settings", {})
+        for name, value in identity["settings"].items():
+            if trained_with.get(name) != value:
+                raise CheckpointError(
+                    f"{path}: was trained with {name}={trained_with.get(name)}, not {value}; set it to match"
+                )
         return content
 
     def evaluation(self, split: Any, trim: bool, retrieved: Retrieved | None = None) -> EvalBatches | None:

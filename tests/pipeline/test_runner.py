@@ -20,11 +20,15 @@ def silent(line: str) -> None:
     """Receives progress lines."""
 
 
+def of_recbole(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for a model of RecBole's: without the architecture of ours."""
+    return {k: v for k, v in settings.items() if k not in ("hidden_size", "inner_size", "n_layers")}
+
+
 @pytest.mark.parametrize("model", ["RaSASRec", "RaDuoRec", "RaGRU4Rec", "RaBERT4Rec", "RaNARM"])
 def test_every_kind_of_backbone_is_augmented(model: str, shared_settings: dict[str, Any]) -> None:
     own = model in ("RaSASRec", "RaDuoRec")
-    architecture = ("hidden_size", "inner_size", "n_layers")
-    settings = {key: value for key, value in shared_settings.items() if own or key not in architecture}
+    settings = shared_settings if own else of_recbole(shared_settings)
     if model == "RaBERT4Rec":  # learns from masked items, and slowly
         settings |= {"epochs": 30, "learning_rate": 1e-3, "ema_decay": 0.0}
     result = run(model, **settings, say=silent)
@@ -145,21 +149,45 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("model", ["RaGRU4Rec", "RaBERT4Rec"])
+def test_a_backbone_of_recbole_learns_on(model: str, shared_settings: dict[str, Any]) -> None:
+    settings = {**of_recbole(shared_settings), "finetune": "all", "raft_epochs": 2}
+    result = run(model, **settings, say=silent)
+    first, last = (entry["loss"] for entry in result.history if entry["stage"] == "RAFT")
+    assert last < first
+
+
+def test_other_features_train_another_backbone(settings: dict[str, Any], walks: Path, tmp_path: Path) -> None:
+    shutil.copytree(walks, tmp_path / "own")
+    features = tmp_path / "own" / "walks" / "walks.item"
+    reading = {
+        **of_recbole(settings),
+        "data_path": str(tmp_path / "own"),
+        "epochs": 1,
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]},
+    }
+    reused = []
+    for n_classes in (5, 4, 4):
+        rows = [f"i{item}\tc{item % n_classes}" for item in range(30)]
+        features.write_text("\n".join(["item_id:token\tclass:token_seq", *rows]) + "\n")
+        reused.append(run("SASRecF", **reading, say=silent).reused)
+    assert reused == [[], [], ["backbone"]]
+
+
 def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_path: Path) -> None:
     trained = run("SASRec", **settings, say=silent)
     (checkpoint,) = (tmp_path / "saved").glob("backbone-*/best.pt")
     result = run("RaSASRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
     assert result.backbone_test == trained.test
+    given = {**settings, "backbone_checkpoint": str(checkpoint), "say": silent}
     with pytest.raises(CheckpointError, match="holds model SASRec, not DuoRec"):
-        run("RaDuoRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
+        run("RaDuoRec", **given)
     with pytest.raises(CheckpointError, match=r"other training rows .* held out here"):
-        run(
-            "SASRec",
-            **settings,
-            backbone_checkpoint=str(checkpoint),
-            eval_args={"split": {"LS": "valid_only"}},
-            say=silent,
-        )
+        run("SASRec", **given, eval_args={"split": {"LS": "valid_only"}})
+    with pytest.raises(CheckpointError, match="was trained with n_heads=2, not 4; set it to match"):
+        run("RaSASRec", **given, n_heads=4)
+    with pytest.raises(CheckpointError, match="was trained with MAX_ITEM_LIST_LENGTH=50, not 40"):
+        run("RaSASRec", **given, MAX_ITEM_LIST_LENGTH=40)
 
 
 def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: Path) -> None:
