@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Set
+from importlib.util import find_spec
 from typing import Any
 
 import recbole_ra.bridge.compat  # noqa: F401  (before recbole)
@@ -26,7 +27,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "stopping_step": (0, math.inf),
     "eval_step": (0, math.inf),
 }
-LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
+CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
 WITHOUT_CUT = ("gauc",)
 """Ranking metrics that RecBole reports without ``@k``."""
@@ -59,8 +61,11 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
         yield f"hidden_size={hidden} is not divisible by n_heads={heads}; choose a divisor"
     if str(final["learner"]).lower() not in LEARNERS:
         yield f"learner={final['learner']!r} must be one of {', '.join(LEARNERS)}"
-    if not isinstance(final.get("clip_grad_norm"), dict | None):
-        yield f"clip_grad_norm={final['clip_grad_norm']!r} must be a mapping such as {{max_norm: 5}}"
+    clip = final.get("clip_grad_norm")
+    if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip and set(clip) <= CLIPPING):
+        yield f"clip_grad_norm={clip!r} must be a mapping such as {{max_norm: 5}}"
+    if final.get("log_wandb") and find_spec("wandb") is None:
+        yield "log_wandb=True needs the package wandb: pip install wandb"
     yield from _intervals(final)
     yield from _splits(final["eval_args"], defaults["eval_args"])
     yield from _columns(final)
@@ -73,6 +78,10 @@ def _intervals(final: Mapping[str, Any]) -> Iterator[str]:
         value = final.get(key)
         if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
             yield f"{key}={value!r} must be an interval such as '[5,inf)', or several with ';' between them"
+    by_value = final.get("val_interval")
+    for field, value in (by_value if isinstance(by_value, dict) else {}).items():
+        if isinstance(value, str) and not all(_is_interval(part) for part in value.split(";")):
+            yield f"val_interval of {field}: {value!r} must be an interval such as '[3,inf)' or a list"
 
 
 def _is_interval(text: str) -> bool:

@@ -270,7 +270,10 @@ class RaConfig(Config):
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
             if problem not in problems:
                 problems.append(problem)
-        problems.extend(self._regeneration_problems())
+        if isinstance(self["MAX_ITEM_LIST_LENGTH"], int):
+            problems.extend(self._regeneration_problems())
+        problems.extend(self._memory_problems())
+        problems.extend(self._unused())
         if self.backbone in BACKBONES and final.get("hidden_act", "gelu") != "gelu":
             problems.append(f"hidden_act={final['hidden_act']!r}: {self.backbone} uses gelu only")
 
@@ -316,6 +319,37 @@ class RaConfig(Config):
             yield f"export_dir={self.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
         if self.bank.memory_data == "regenerated" and kind == "none":
             yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+    def _memory_problems(self) -> Iterator[str]:
+        """Memories that no training query may see: fine-tuning would learn nothing."""
+        if not self.augmented or self.bank.memory_scope != "past":
+            return
+        unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
+        if self.bank.memory_source == "patterns":
+            yield f"{unknown} patterns; use memory_source=enumerate or both, or memory_scope=any"
+        elif self.bank.memory_data == "regenerated" and "original" not in self.regeneration.origins:
+            yield f"{unknown} regenerated rows; let regenerate_origins hold original, or use memory_scope=any"
+
+    def _unused(self) -> Iterator[str]:
+        """Settings of RecBole's loader, which our own backbones do not train through."""
+        if self.backbone not in BACKBONES:
+            return
+        negatives = self.chosen.get("train_neg_sample_args")
+        as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
+        for key, is_unused in (
+            ("shuffle", self.chosen.get("shuffle", True) is not True),
+            ("transform", self.chosen.get("transform") is not None),
+            (
+                "train_neg_sample_args",
+                isinstance(negatives, dict)
+                and any(negatives.get(name, value) != value for name, value in as_ours.items()),
+            ),
+        ):
+            if is_unused:
+                yield (
+                    f"{key}={self.chosen[key]!r} has no effect on {self.backbone}: it trains on shuffled "
+                    "rows, with BPR on one uniform negative a target; leave it out"
+                )
 
     @property
     def torch_device(self) -> torch.device:

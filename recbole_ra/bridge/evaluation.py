@@ -16,7 +16,7 @@ import torch
 from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
-from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.errors import RecboleRaError, SettingsError
 
 PROTOCOLS = ("unmasked", "masked")
 MISSED = torch.iinfo(torch.int64).max
@@ -77,6 +77,11 @@ class RankingEvaluator:
     config : RecBole configuration
     train_dataset : RecBole data set
         What RecBole's metrics of coverage and popularity look at.
+
+    Raises
+    ------
+    SettingsError
+        If a metric asks for a list of recommendations that is longer than the catalogue.
     """
 
     def __init__(self, config: Any, train_dataset: Any) -> None:
@@ -89,7 +94,12 @@ class RankingEvaluator:
         self.by_rank = not any(
             needs.need(what) for what in ("rec.items", "rec.meanrank", "rec.score", "data.label")
         )
-        self.cut = max(config["topk"])
+        self.cut, n_items = max(config["topk"]), train_dataset.item_num - 1
+        if not self.by_rank and self.cut > n_items:
+            raise SettingsError(
+                f"topk={config['topk']}: metrics={config['metrics']} ask for {self.cut} recommendations, but "
+                f"there are {n_items} items; lower topk"
+            )
         self.found: dict[str, list[Tensor]] = {protocol: [] for protocol in PROTOCOLS}
 
     def add(self, scores: Tensor, batch: Any, interaction: Any) -> None:

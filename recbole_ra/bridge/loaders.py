@@ -141,10 +141,9 @@ class EvalBatches:
         self.batch_size = batch_size
         self.trim = trim
         self.retrieved = retrieved
-        prefixes = dataset.prefixes
-        self.order = np.argsort(prefixes.lengths, kind="stable")
-        self.targets = torch.from_numpy(prefixes.targets)
-        self.history_start, self.history_items = _distinct_histories(dataset)
+        self.prefixes = dataset.prefixes
+        self.order = np.argsort(self.prefixes.lengths, kind="stable")
+        self.targets = torch.from_numpy(self.prefixes.targets)
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
@@ -152,13 +151,13 @@ class EvalBatches:
     def __iter__(self) -> Iterator[EvalBatch]:
         for first in range(0, len(self.order), self.batch_size):
             rows = self.order[first : first + self.batch_size]
-            start, count = self.history_start[rows], np.diff(self.history_start)[rows]
+            row, item = _distinct_histories(self.prefixes[rows])
             yield EvalBatch(
                 self._query(rows),
                 rows,
                 self.targets[rows],
-                torch.from_numpy(np.repeat(np.arange(len(rows)), count)),
-                torch.from_numpy(self.history_items[places(start, count)]),
+                torch.from_numpy(row),
+                torch.from_numpy(item),
             )
 
     def _query(self, rows: IntArray) -> Any:
@@ -176,12 +175,9 @@ def cut_rows(dataset: CompactDataset, rows: IntArray, fields: Fields, *, trim: b
     return interaction
 
 
-def _distinct_histories(dataset: CompactDataset) -> tuple[IntArray, IntArray]:
-    """Each row's whole history without repetitions, as CSR: starts [rows + 1], items."""
-    prefixes = dataset.prefixes
+def _distinct_histories(prefixes: Prefixes) -> tuple[IntArray, IntArray]:
+    """Each item of each row's whole history once: rows and items, shape [H] each."""
     table, count = prefixes.table, prefixes.position
     place = places(table.offsets[prefixes.sequence], count)
     row = np.repeat(np.arange(len(prefixes)), count)
-    pairs = np.unique(row * table.n_items + table.items[place])
-    starts = np.searchsorted(pairs, np.arange(len(prefixes) + 1) * table.n_items)
-    return starts, pairs % table.n_items
+    return np.divmod(np.unique(row * table.n_items + table.items[place]), table.n_items)

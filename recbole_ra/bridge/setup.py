@@ -64,17 +64,27 @@ class Base:
 
 
 def build_base(config: RaConfig, splits: Splits) -> Base:
-    """Construct the backbone that the settings name."""
+    """Construct the backbone that the settings name.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be built with these settings, or not for this data set.
+    """
+    if config["loss_type"] == "BPR" and splits.whole.item_num < 3:
+        raise SettingsError(
+            "loss_type='BPR' compares an item with another one, but there is no other; use CE"
+        )
     if config.backbone in BACKBONES:
         backbone = BACKBONES[config.backbone](
             splits.whole.item_num, config["MAX_ITEM_LIST_LENGTH"], config.architecture
         )
         return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
-    construct_transform(config)  # writes names of masked or reversed columns that the model then reads
     train = splits.train
     if config.backbone in READS_EXPANDED_ROWS:
         train = train.copy(train[np.arange(len(train))])
     try:
+        construct_transform(config)  # writes names of masked or reversed columns that the model then reads
         model = get_model(config.backbone)(config, train)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise SettingsError(
@@ -127,7 +137,7 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
             eval_step=1,
         )
         own.optim = dataclasses.replace(config.optim, ema_decay=0.0)
-    if stage in ("teacher", "regenerator"):  # neither asks its batches for negatives
+    if stage != "backbone":  # none of the others asks its batches for negatives
         own.final_config_dict["train_neg_sample_args"] = {**config["train_neg_sample_args"], "dynamic": False}
     return own
 

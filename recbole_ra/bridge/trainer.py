@@ -106,7 +106,7 @@ class RaTrainer(Trainer):
         if self.history and (self.cur_step > self.stopping_step or self.start_epoch >= self.epochs):
             return self.best_valid_score, self.best_valid_result
         train_data.epoch = self.start_epoch
-        self._validates = bool(valid_data)
+        self._validates = bool(valid_data) and self.eval_step > 0
         if not isinstance(train_data, AbstractDataLoader):
             train_data.dataset = self.train_dataset
 
@@ -162,14 +162,18 @@ class RaTrainer(Trainer):
         """The weights that are validated and kept: the average, where there is one."""
         return nullcontext() if self.average is None else self.average.applied()
 
-    def _after_epoch(self, epoch: int) -> None:
-        entry = {
+    def _entry(self, epoch: int) -> dict[str, Any]:
+        """What the history says of the epoch that has just been trained."""
+        return {
             "stage": self.stage,
             "epoch": epoch,
             "loss": self.train_loss_dict[epoch] / self._steps,
             "seconds": round(self._epoch_seconds, 3),
             **self._last_result,
         }
+
+    def _after_epoch(self, epoch: int) -> None:
+        entry = self._entry(epoch)
         self.history.append(entry)
         average = None if self.average is None else self.average.state_dict()
         state = {**self._state(epoch), "random_states": self._random_states(), "average": average}
@@ -192,10 +196,11 @@ class RaTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
-        with self._selected_weights():
-            self._keep(path, self._state(epoch))
         if not self._validates:
             self._last_result = {}
+        with self._selected_weights():
+            self._keep(path, {**self._state(epoch), "history": [*self.history, self._entry(epoch)]})
+        if not self._validates:
             self._after_epoch(epoch)
 
     def _keep(self, path: Path, content: dict[str, Any]) -> None:

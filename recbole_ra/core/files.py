@@ -30,6 +30,21 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are missing.
+
+    Raises
+    ------
+    RecboleRaError
+        If there can be none.
+    """
+    with explain_disk_errors(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise RecboleRaError(f"{path}: no folder can be made there; name another") from error
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same directory that becomes ``path`` only if the block succeeds."""
@@ -53,8 +68,8 @@ def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     busy : callable
         Called once if another process holds the lock; then this waits for it, unless the call raises.
     """
+    make_folder(path.parent)
     with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
             lock.acquire(blocking=False)
@@ -69,12 +84,11 @@ def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary sibling, so that no half-written file is ever seen."""
-    with replacing(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+    make_folder(path.parent)
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -139,7 +153,7 @@ class ArtifactStore:
         with explain_disk_errors(part):
             if not resume and part.exists():
                 shutil.rmtree(part)
-            part.mkdir(parents=True, exist_ok=True)
+        make_folder(part)
         return part
 
     def finish(self, stage: str, key: str, inputs: Any) -> Path:

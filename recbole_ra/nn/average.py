@@ -58,8 +58,8 @@ class WeightAverage:
         return {"steps": self.steps, "mean": self._mean}
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken."""
-        self.steps = state["steps"]
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue where :meth:`state_dict` was taken; from None, begin with the weights as they are."""
+        self.steps = 0 if state is None else state["steps"]
         for name, mean in self._mean.items():
-            mean.copy_(state["mean"][name])
+            mean.copy_(self._live[name] if state is None else state["mean"][name])

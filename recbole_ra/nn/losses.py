@@ -117,7 +117,7 @@ def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
 def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """Bayesian personalised ranking (Rendle et al. 2009), RecBole's ``BPRLoss``.
 
-    ``negatives``, shape [T], is one item for each target that the user did not take.
+    ``negatives``, shape [T], is another item for each target.
     """
     margin = (states * (table[targets] - table[negatives])).sum(-1)
     return -torch.log(1e-10 + torch.sigmoid(margin)).mean()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import digest_bytes, explain_disk_errors, write_json
+from recbole_ra.core.files import digest_bytes, explain_disk_errors, make_folder, write_json
 from recbole_ra.pipeline.regeneration import MANIFEST, Regenerated, user_tokens
 from recbole_ra.pipeline.run import Run
 from recbole_ra.regeneration.export import (
@@ -52,17 +52,15 @@ def check_export(run: Run, target: Path) -> Path:
     Raises
     ------
     DataError
-        If there is something already and ``overwrite`` is not set; if it holds what is not ours; or if
-        no folder can be made there.
+        If there is something already and ``overwrite`` is not set, or if it holds what is not ours.
+    RecboleRaError
+        If no folder can be made there.
     """
     target = target.resolve()
     if not target.name or target.name == "ml-100k":
         raise DataError(f"{target}: is no name for a data set of your own; name another folder")
+    make_folder(target.parent)
     with explain_disk_errors(target):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-            raise DataError(f"{target}: no folder can be made there; name another") from error
         if not target.is_dir():
             if target.exists():
                 raise DataError(f"{target}: is a file; name another folder")

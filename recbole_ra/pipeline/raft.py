@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedQuery, RaftBatches
+from recbole_ra.bridge.augmented import AugmentedRecommender, EncodedQuery, RaftBatches, Retrieved
 from recbole_ra.bridge.loaders import EvalBatches, cut_rows
 from recbole_ra.bridge.recommenders import Recommender
 from recbole_ra.bridge.setup import build_fusion, seed_everything
 from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.core.errors import SettingsError
 from recbole_ra.pipeline.backbone import Backbone
 from recbole_ra.pipeline.memory import Memory, build_bank, encode_rows, retrieve_rows
 from recbole_ra.pipeline.run import Run, training_content
@@ -62,7 +63,7 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
         if everything:
             start_epoch = functools.partial(search_anew, run, recommender, backbone.trim)
         else:
-            rows = retrieve_rows(run, memory, memory.train_states, run.train_rows).to(config.torch_device)
+            rows = training_neighbours(run, memory).to(config.torch_device)
             start_epoch = lambda: rows.__getitem__  # noqa: E731
             if len(run.splits.valid):
                 states = encode_rows(run, base, run.splits.valid, backbone.trim)
@@ -87,13 +88,30 @@ def raft_stage(run: Run, backbone: Backbone, base: Recommender, memory: Memory) 
     return Raft(recommender, trainer)
 
 
+def training_neighbours(run: Run, memory: Memory) -> Retrieved:
+    """The training rows with their neighbours.
+
+    Raises
+    ------
+    SettingsError
+        If none has a single one, so that there would be nothing to learn from.
+    """
+    found = retrieve_rows(run, memory, memory.train_states, run.train_rows)
+    if not found.valid.any():
+        raise SettingsError(
+            f"memory_scope={run.config.bank.memory_scope!r}: no training row has a memory that it may see; "
+            "use memory_scope=any, or memory_source=enumerate with memory_data=original"
+        )
+    return found
+
+
 def search_anew(run: Run, recommender: AugmentedRecommender, trim: bool) -> Callable[[Tensor], EncodedQuery]:
     """Where the backbone learns too, keys go stale: encode all rows and search their neighbours again."""
     states = encode_rows(run, recommender.base, run.splits.train, trim)
     bank = build_bank(run, recommender.base, states, trim)
     recommender.set_bank(bank)
     recommender.train()
-    found = retrieve_rows(run, Memory(bank, "", states), states, run.train_rows)
+    found = training_neighbours(run, Memory(bank, "", states))
 
     def query(rows: Tensor) -> EncodedQuery:
         interaction = cut_rows(run.splits.train, rows.numpy(), run.fields, trim=trim)

@@ -17,7 +17,7 @@ from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.evaluation import RankingEvaluator
 from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.core.files import ArtifactStore
+from recbole_ra.core.files import ArtifactStore, make_folder
 from recbole_ra.core.workers import Workers
 from recbole_ra.pipeline.backbone import Backbone, backbone_stage
 from recbole_ra.pipeline.export import check_export, check_exportable, export_data
@@ -94,6 +94,9 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
+    RankingEvaluator(config, splits.train)  # refuses now what could not be measured after training
+    for folder in (config.run.output_dir, config["checkpoint_dir"]):
+        make_folder(Path(folder))
     if config.only_regenerates or config.run.export_dir is not None:
         check_exportable(state)
     if config.run.export_dir is not None:

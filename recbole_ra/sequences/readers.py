@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
+from recbole_ra.core.files import make_folder
 from recbole_ra.sequences import rawfiles, tabular
 from recbole_ra.sequences.atomic import MISSING, check_readable, shown, write_inter
 
@@ -129,7 +130,7 @@ def prepare(
         raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
     if n_dropped:
         notes.append(f"dropped {n_dropped:,} of {table.num_rows:,} rows without user, item or time")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     write_inter(frame, target)
     n_users, n_items = int(frame["user_id"].nunique()), int(frame["item_id"].nunique())
     return PreparedDataset(target, kind, n_users, n_items, len(frame), n_dropped, tuple(notes))

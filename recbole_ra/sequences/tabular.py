@@ -189,7 +189,10 @@ def _from_parquet(source: Path, column: pa.ChunkedArray, role: str) -> pa.Chunke
             return column.cast(pa.int64())
         except pa.ArrowInvalid as fault:
             raise DataError(f"{source}: {role} holds fractions; name a column of ids") from fault
-    return column if pa.types.is_integer(kind) else column.cast(pa.string())
+    try:
+        return column if pa.types.is_integer(kind) else column.cast(pa.string())
+    except pa.ArrowException as fault:
+        raise DataError(f"{source}: {role} holds {kind}; name a column of single values") from fault
 
 
 def _share_of_asins(column: pa.ChunkedArray) -> float:

@@ -35,9 +35,17 @@ WRONG: list[tuple[str, Any, str]] = [
     ("seed", 2**40, "seed=.* must be >= 0 and <= 4294967295"),
     ("learning_rate", -1, "learning_rate=-1 must be >= 0"),
     ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
+    ("MAX_ITEM_LIST_LENGTH", "fifty", "MAX_ITEM_LIST_LENGTH='fifty' must be an integer"),
+    ("MAX_ITEM_LIST_LENGTH", None, "MAX_ITEM_LIST_LENGTH=None must be an integer"),
     ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH=0 must be >= 1"),
     ("learner", "adan", "learner='adan' must be one of adam, "),
+    ("learner", "sparse_adam", "learner='sparse_adam' must be one of adam, "),
     ("clip_grad_norm", 5, "clip_grad_norm=5 must be a mapping"),
+    ("clip_grad_norm", {"max": 5}, "clip_grad_norm={'max': 5} must be a mapping such as {max_norm: 5}"),
+    ("log_wandb", True, "log_wandb=True needs the package wandb"),
+    ("val_interval", {"timestamp": "foo"}, "val_interval of timestamp: 'foo' must be an interval"),
+    ("shuffle", False, "shuffle=False has no effect on SASRec"),
+    ("transform", "mask_itemseq", "transform='mask_itemseq' has no effect on SASRec"),
     ("reproducibility", "yes", "reproducibility='yes' must be true or false"),
     ("valid_metric", "Recal@10", r"valid_metric='Recal@10' is not among metrics=.*did you mean 'recall'"),
     ("valid_metric", "MRR@10", r"valid_metric='MRR@10' is not among metrics"),
@@ -91,6 +99,26 @@ def test_a_wrong_setting_of_a_model(
         tiny_config("DuoRec", **{key: value})
     with pytest.raises(SettingsError, match=f"unknown setting '{key}'"):
         tiny_config("SASRec", **{key: value})
+
+
+def test_negatives_that_are_not_drawn_so_are_refused(tiny_config: Callable[..., Any]) -> None:
+    for wanted in ({"distribution": "popularity"}, {"sample_num": 5}, {"dynamic": True, "candidate_num": 3}):
+        with pytest.raises(SettingsError, match=r"train_neg_sample_args=.* has no effect on SASRec"):
+            tiny_config(loss_type="BPR", train_neg_sample_args=wanted)
+    tiny_config(loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
+    tiny_config(train_neg_sample_args=None)
+    tiny_config("GRU4Rec", loss_type="BPR", train_neg_sample_args={"distribution": "popularity"})
+
+
+def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callable[..., Any]) -> None:
+    past = {"memory_scope": "past"}
+    with pytest.raises(SettingsError, match="unknown of patterns; use memory_source=enumerate"):
+        tiny_config("RaSASRec", **past, memory_source="patterns")
+    only_made = {"regenerate": "dr4sr", "regenerate_origins": "pattern", "memory_data": "regenerated"}
+    with pytest.raises(SettingsError, match="unknown of regenerated rows"):
+        tiny_config("RaSASRec", **past, **only_made)
+    tiny_config("RaSASRec", **past, memory_source="both")
+    tiny_config("SASRec", **past, memory_source="patterns")
 
 
 def test_all_faults_are_said_at_once(tiny_config: Callable[..., Any]) -> None:

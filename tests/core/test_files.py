@@ -33,10 +33,18 @@ def test_a_write_that_fails_leaves_what_was(
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
 
-def test_other_faults_are_not_hidden(tmp_path: Path) -> None:
+def test_no_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NotADirectoryError):
-        write_bytes(tmp_path / "file" / "below", b"")
+    for below in ("one", "one/two"):
+        with pytest.raises(RecboleRaError, match=r"file.*: no folder can be made there; name another"):
+            write_bytes(tmp_path / "file" / below, b"")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_other_faults_are_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_bytes(tmp_path / "folder", b"")
 
 
 def test_json_is_sorted(tmp_path: Path) -> None:

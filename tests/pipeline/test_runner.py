@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from recbole_ra import Result, run
-from recbole_ra.core.errors import CheckpointError, SettingsError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
 
 
 def silent(line: str) -> None:
@@ -190,12 +191,51 @@ def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_pat
         run("RaSASRec", **given, MAX_ITEM_LIST_LENGTH=40)
 
 
+def test_a_checkpoint_holds_the_epoch_that_it_is_of(settings: dict[str, Any], tmp_path: Path) -> None:
+    trained = run("SASRec", **settings, say=silent)
+    (checkpoint,) = (tmp_path / "saved").glob("backbone-*/best.pt")
+    given = run("SASRec", **settings, backbone_checkpoint=str(checkpoint), say=silent)
+    best = trained.best_epochs("ndcg@10", bigger=True)["SASRec"]
+    assert given.history == trained.history[: best + 1]
+
+
+def test_without_validation_epochs_are_told_and_resumed(settings: dict[str, Any]) -> None:
+    told: list[int] = []
+
+    def stop_at_once(entry: Mapping[str, Any]) -> None:
+        told.append(entry["epoch"])
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    without = {**settings, "eval_step": 0, "say": silent}
+    with pytest.raises(KeyboardInterrupt):
+        run("SASRec", **without, on_epoch=stop_at_once)
+    said: list[str] = []
+    resumed = run("SASRec", **{**without, "resume": True, "say": said.append})
+    assert told == [0, 1]
+    assert "SASRec: continues after epoch 1" in said
+    assert [entry["epoch"] for entry in resumed.history] == [0, 1, 2, 3]
+
+
 def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: Path) -> None:
+    wide = {"metrics": ["Recall", "NDCG", "ItemCoverage"], "topk": [10, 50]}
+    with pytest.raises(SettingsError, match="ask for 50 recommendations, but there are 30 items"):
+        run("SASRec", **settings, **wide, say=silent)
+    with pytest.raises(RecboleRaError, match="no folder can be made there"):
+        run("SASRec", **{**settings, "checkpoint_dir": "/proc/no/such"}, say=silent)
     with pytest.raises(SettingsError, match="does not score by an inner product"):
         run("RaTransRec", "walks", data_path=settings["data_path"], checkpoint_dir=settings["checkpoint_dir"])
     assert not list((tmp_path / "saved").glob("*"))
     with pytest.raises(SettingsError, match="n_neighbors=5000 but the memory bank holds only"):
         run("RaSASRec", **{**settings, "n_neighbors": 5000}, say=silent)
+
+
+def test_an_average_begins_where_the_start_has_none(settings: dict[str, Any], tmp_path: Path) -> None:
+    run("SASRec", **{**settings, "ema_decay": 0.0}, say=silent)
+    (last,) = (tmp_path / "saved").glob("backbone-*/last.pt")
+    longer = {**settings, "ema_decay": 0.9, "epochs": 5}
+    result = run("SASRec", **longer, start_from=last, say=silent)
+    assert [entry["epoch"] for entry in result.history] == [0, 1, 2, 3, 4]
 
 
 def test_the_callback_sees_validation_only(settings: dict[str, Any]) -> None:

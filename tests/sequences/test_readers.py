@@ -142,6 +142,13 @@ def test_named_columns_and_dates(tmp_path: Path) -> None:
     assert done.notes == ("columns used: user_id = who, item_id = what, timestamp = when",)
 
 
+def test_a_parquet_column_of_lists_is_named(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user": [["a"], ["b"]], "item": ["x", "y"], "ts": [1, 2]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"holds list<.*>; name a column of single values"):
+        prepare(tmp_path / "t.parquet", "x", tmp_path / "out")
+
+
 def test_parquet_ids_with_gaps_stay_whole(tmp_path: Path) -> None:
     frame = pd.DataFrame({"user": [1, None, 3], "item": pd.Categorical(["a", "b", "c"]), "ts": [1, 2, 3.5]})
     frame.to_parquet(tmp_path / "t.parquet")
