@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ PATHS = (
     "regenerator_checkpoint",
     "regenerate",
     "export_dir",
+    "out",
     "space",
     "sweep_dir",
     "address",
@@ -74,6 +76,8 @@ def train(words: Sequence[str]) -> int:
     from recbole_ra.tuning.workers import ray_workers
 
     model, dataset = settings.pop("model", None), settings.pop("dataset", None)
+    for name in sorted(settings.keys() & inspect.signature(run).parameters.keys()):
+        raise SettingsError(f"unknown setting '{name}'; recbole_ra.run has it, for Python programs")
     result = run(model, dataset, files, hire=ray_workers, **settings)
     print(result.table())
     return 0
@@ -105,10 +109,10 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     """
     from recbole_ra.models.registry import REGENERATOR
 
-    names = [word.partition("=")[0] for word in words]
-    if not any(word.startswith("--out=") and word != "--out=" for word in words):
+    settings, _ = parse_settings(words)
+    if not isinstance(settings.get("out"), str) or not settings["out"]:
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
-    if "--model" in names:
+    if "model" in settings:
         raise SettingsError(
             "regenerate: --model is not taken; to train a model on regenerated data, use "
             "--model=NAME --regenerate=dr4sr"
@@ -145,6 +149,8 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if not equals and rest and not rest[0].startswith("--"):
             text, equals = rest.pop(0), "="
         if key == "config_files":
+            if not text:
+                raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
         value = parse_value(text) if equals else True

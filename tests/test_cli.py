@@ -120,6 +120,30 @@ def test_a_missing_data_set_says_where_to_put_it(
     assert not Path("dataset").exists() or not list(Path("dataset").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model=SASRec", "--dataset=shop", "--start_from=x"], "unknown setting 'start_from'"),
+        (["--model=SASRec", "--dataset=shop", "--say=1"], "unknown setting 'say'"),
+        (["--model=SASRec", "--dataset=shop", "--config_files="], "--config_files names no file"),
+        (["--model=SASRec", "--dataset=shop", "--device=cuda"], "'cuda'); use_gpu and gpu_id choose it"),
+        (["--model=SASRec", "--dataset=ml-100k", "--data_path=nowhere"], "data_path='nowhere' is no folder"),
+        (
+            ["--model=FDSA", "--dataset=shop"],
+            "FDSA needs 'class', which neither a setting nor a column gives",
+        ),
+        (["regenerate", "--dataset=shop", "--out"], "--out is missing"),
+        (["regenerate", "--dataset=shop", "--out", "x", "--gamma=2"], "gamma=2 must be between 0 and 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_mistakes_at_the_command_line(
+    words: list[str], line: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(good())
+    assert line in refusal(capsys, *words)
+
+
 def test_damaged_checkpoints(data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = data(good())
     words = ["--model=SASRec", "--dataset=shop", *QUICK]

@@ -207,6 +207,32 @@ class RaConfig(Config):
         self.known = self._known_keys()
 
     @property
+    def everything(self) -> dict[str, Any]:
+        """Every setting that a run reads, RecBole's and ours, those left at their defaults too."""
+        ours = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
+        known = {} if self.architecture is None else vars(self.architecture)
+        for settings in ours:
+            known = {**known, **vars(settings)}
+        return {**known, **self.final_config_dict}
+
+    def without_effect(self, names: Iterable[str]) -> list[str]:
+        """Those of some settings of ours that nothing reads in this run."""
+        mined = self.regeneration.regenerate in ("dr4sr", "patterns") or (
+            self.augmented and self.bank.memory_source != "enumerate"
+        )
+        idle: set[str] = set()
+        for settings, is_read in (
+            (RaftSettings, self.augmented),
+            (BankSettings, self.augmented),
+            (RegenerationSettings, self.regeneration.regenerate != "none"),
+            (PatternSettings, mined),
+        ):
+            if not is_read:
+                idle.update(field.name for field in dataclasses.fields(settings))
+        # What a backbone's own default files name (n_heads, a model's alpha) is the backbone's too.
+        return sorted((set(names) & idle) - set(self.internal_config_dict) - {"regenerate"})
+
+    @property
     def built_with(self) -> dict[str, Any]:
         """Settings of the backbone that another value would make wrong, also where its weights still fit."""
         own = self.architecture
@@ -239,6 +265,10 @@ class RaConfig(Config):
         super()._set_default_parameters()
         final["valid_metric_bigger"] = larger_is_better(final["valid_metric"])
         if self.dataset == "ml-100k" and "data_path" in self._user_keys:
+            if not os.path.isdir(data_path):
+                raise SettingsError(
+                    f"data_path={data_path!r} is no folder; leave it out for RecBole's ml-100k"
+                )
             own = os.path.join(data_path, self.dataset)
             if os.path.isdir(own):
                 final["data_path"] = own
@@ -265,7 +295,8 @@ class RaConfig(Config):
     def _check(self, problems: list[str]) -> None:
         final = self.final_config_dict
         for key in sorted(self._user_keys - self.known):
-            problems.append(f"unknown setting {key!r} (value {final[key]!r}){nearest(key, self.known)}")
+            hint = "; use_gpu and gpu_id choose it" if key == "device" else nearest(key, self.known)
+            problems.append(f"unknown setting {key!r} (value {self.chosen[key]!r}){hint}")
         ours = {field.name for settings in OUR_SETTINGS for field in dataclasses.fields(settings)}
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
             if problem not in problems:

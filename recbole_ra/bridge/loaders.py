@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from recbole_ra.bridge.config import RaConfig
 from recbole_ra.bridge.dataset import CompactDataset
 from recbole_ra.bridge.recommenders import Fields
 from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.sequences.batching import VisitBatches
 from recbole_ra.sequences.prefixes import Prefixes
@@ -55,6 +57,21 @@ class Splits:
                 "settings of columns, filters and splits"
             ) from error
         return cls(dataset, train, valid, test)
+
+    @functools.cached_property
+    def vocabulary_digest(self) -> str:
+        """Digest of the item tokens in the order of their ids."""
+        return digest(self.whole.vocabulary)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that a run reads of the data set, and of how it is split."""
+        return digest_bytes(
+            self.whole.table.fingerprint().encode(),
+            self.vocabulary_digest.encode(),
+            *(split.prefixes.flat_position.tobytes() for split in (self.train, self.valid, self.test)),
+            *self.whole.feature_bytes(),
+        )
 
 
 class _SeededTrainDataLoader(TrainDataLoader):

@@ -86,7 +86,12 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
     try:
         construct_transform(config)  # writes names of masked or reversed columns that the model then reads
         model = get_model(config.backbone)(config, train)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
+    except KeyError as error:
+        raise SettingsError(
+            f"{config.backbone} needs {error}, which neither a setting nor a column gives; columns of .item "
+            "and .user are read if load_col names them"
+        ) from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise SettingsError(
             f"{config.backbone} cannot be built with these settings and this data set: {error}"
         ) from error

@@ -82,17 +82,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.fields = Fields.of(self.config)
-        vocabulary = self.splits.whole.vocabulary
-        self.vocabulary = digest(vocabulary)
-        self.n_items = len(vocabulary)
-        train = self.splits.train.prefixes
-        self.fingerprint = digest_bytes(
-            self.splits.whole.table.fingerprint().encode(),
-            self.vocabulary.encode(),
-            *(split.prefixes.flat_position.tobytes() for split in self.three),
-            *self.splits.whole.feature_bytes(),
-        )
-        self.train_rows = train
+        self.vocabulary = self.splits.vocabulary_digest
+        self.n_items = len(self.splits.whole.vocabulary)
+        self.fingerprint = self.splits.fingerprint
+        self.train_rows = self.splits.train.prefixes
 
     @property
     def three(self) -> tuple[Any, Any, Any]:

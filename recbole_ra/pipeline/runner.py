@@ -82,6 +82,10 @@ def run(
     started = perf_counter()
     config = RaConfig(model, dataset, config_files, settings)
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
+    idle = config.without_effect(config.chosen)
+    if idle:
+        kind = config.regeneration.regenerate
+        say(f"without effect on {config.model} with regenerate={kind}: {', '.join(idle)}")
     splits = Splits.load(config)
     if not len(splits.train):
         raise DataError(
@@ -95,14 +99,14 @@ def run(
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
     RankingEvaluator(config, splits.train)  # refuses now what could not be measured after training
-    for folder in (config.run.output_dir, config["checkpoint_dir"]):
-        make_folder(Path(folder))
     if config.only_regenerates or config.run.export_dir is not None:
         check_exportable(state)
     if config.run.export_dir is not None:
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if config.augmented and config.bank.memory_data == "original":
         check_bank_size(state)
+    for folder in (config.run.output_dir, config["checkpoint_dir"]):
+        make_folder(Path(folder))
     if config.run.workers == 1:
         return _stages(state, evaluate_test)
     if start_from is not None:
@@ -190,7 +194,6 @@ def _finish(
     regenerated: Regenerated | None,
 ) -> Result:
     config, table = state.config, state.splits.whole.table
-    settings = {key: value for key, value in config.final_config_dict.items()}
     result = Result(
         model=config.model,
         dataset=config.dataset,
@@ -199,7 +202,7 @@ def _finish(
         backbone_test=base_test,
         backbone_valid=base_valid,
         history=state.history,
-        settings={key: _plain(value) for key, value in sorted(settings.items())},
+        settings={key: _plain(value) for key, value in sorted(config.everything.items())},
         versions=_versions(),
         data={
             "users": len(table),

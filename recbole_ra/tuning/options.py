@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_ra.bridge.config import RaConfig, read_yaml
-from recbole_ra.core.errors import SettingsError
-from recbole_ra.core.files import digest
+from recbole_ra.bridge.loaders import Splits
+from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.settings import raise_problems, read, setting
 from recbole_ra.pipeline.run import NEUTRAL_KEYS
 from recbole_ra.tuning.space import Space, check_space, read_space
@@ -86,6 +87,36 @@ class Sweep:
     identity: str
     resume: bool
 
+    def check_folder(self) -> None:
+        """Refuse a folder that holds something else than what the command asks for.
+
+        Raises
+        ------
+        SettingsError
+        """
+        folder, resume, overwrite = self.folder, self.resume, self.config.run.overwrite
+        if resume and overwrite:
+            raise SettingsError("--resume and --overwrite are given; keep one")
+        if not folder.exists():
+            if resume:
+                raise SettingsError(
+                    f"--resume: there is no sweep in {folder}; leave --resume out to start it"
+                )
+            return
+        try:
+            found = json.loads((folder / MARK).read_text())["identity"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{folder} is no folder of a sweep; choose another --sweep_dir") from error
+        if not resume and not overwrite:
+            raise SettingsError(
+                f"{folder} exists; --resume goes on with that sweep, --overwrite starts it anew"
+            )
+        if resume and found != self.identity:
+            raise SettingsError(
+                f"{folder} holds a sweep with other settings, data or another space; choose another "
+                "--sweep_dir, or --overwrite it"
+            )
+
     @property
     def metric(self) -> str:
         """The validation metric that trials are compared by."""
@@ -156,6 +187,8 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
                 f"scheduler=pbt: {', '.join(stuck)} of {space.path} cannot change while a trial goes on; "
                 "leave it out or use another scheduler"
             )
+    if config["eval_step"] == 0:
+        problems.append("eval_step=0: no epoch is validated, so trials cannot be compared; leave it out")
     if config.only_regenerates:
         problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
     ranges = [parameter.name for parameter in space.parameters if parameter.kind not in DISCRETE]
@@ -217,44 +250,34 @@ def plan_sweep(
     free = {key: value for key, value in own.items() if key in settings or key not in space.names}
     check_space(space, config.model, config.dataset, (), free)
     space, n_trials = check_options(options, space, config)
-    identity = _identity(options, space, config)
+    splits = Splits.load(config)
+    if not len(splits.valid):
+        raise DataError(
+            f"data set '{config.dataset}': the split leaves no validation rows to compare trials by; "
+            "choose another with --eval_args"
+        )
+    identity = _identity(options, space, config, splits.fingerprint)
     folder = Path(
         options.sweep_dir
         or Path(config.run.output_dir)
         / f"tune-{config.model}-{config.dataset}-{space.path.stem}-{identity[:8]}"
     ).absolute()
-    _check_folder(folder, identity, resume=config.run.resume, overwrite=config.run.overwrite)
     trial = portable(config.chosen, config)
     for name in ("model", "dataset", "output_dir", "resume", "overwrite"):
         trial.pop(name, None)
-    return Sweep(options, space, config, trial, n_trials, folder, identity, config.run.resume)
+    sweep = Sweep(options, space, config, trial, n_trials, folder, identity, config.run.resume)
+    sweep.check_folder()
+    return sweep
 
 
-def _check_folder(folder: Path, identity: str, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds something else than what the command asks for."""
-    if resume and overwrite:
-        raise SettingsError("--resume and --overwrite are given; keep one")
-    if not folder.exists():
-        if resume:
-            raise SettingsError(f"--resume: there is no sweep in {folder}; leave --resume out to start it")
-        return
-    try:
-        found = json.loads((folder / MARK).read_text())["identity"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{folder} is no folder of a sweep; choose another --sweep_dir") from error
-    if not resume and not overwrite:
-        raise SettingsError(f"{folder} exists; --resume goes on with that sweep, --overwrite starts it anew")
-    if resume and found != identity:
-        raise SettingsError(
-            f"{folder} holds a sweep with other settings or another space; choose another --sweep_dir, or "
-            "--overwrite it"
-        )
-
-
-def _identity(options: TuneSettings, space: Space, config: RaConfig) -> str:
+def _identity(options: TuneSettings, space: Space, config: RaConfig, data: str) -> str:
     """Digest of what decides the outcome of a sweep: the same command finds its folder again."""
+    given = config.run.backbone_checkpoint
     return digest(
         {
+            "model": config.model,
+            "data": data,
+            "backbone": digest_bytes(Path(given).read_bytes()) if given and Path(given).is_file() else given,
             "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
             "settings": {key: repr(value) for key, value in config.chosen.items() if key not in NEUTRAL_KEYS},
             "options": [

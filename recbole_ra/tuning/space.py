@@ -154,7 +154,7 @@ def check_space(
         For the settings as they stand, or for all that is wrong with the space.
     """
     config = RaConfig(model, dataset, files, settings)
-    fixed = _not_searched(config)
+    fixed, idle = _not_searched(config), config.without_effect(space.names)
     problems: list[str] = []
     for parameter in space.parameters:
         name = parameter.name
@@ -162,6 +162,11 @@ def check_space(
         values = parameter.ends() if name in config.known else parameter.ends()[:1]
         if name in fixed:
             problems.append(f"{name} may not be searched: {fixed[name]}")
+        elif name in idle:
+            problems.append(
+                f"{name} has no effect on --model={config.model} with "
+                f"regenerate={config.regeneration.regenerate}"
+            )
         elif name in settings:
             problems.append(f"--{name}={settings[name]} is given and {name} is searched; keep one")
         else:
@@ -177,9 +182,7 @@ def check_space(
 
 def default_point(space: Space, config: RaConfig) -> dict[str, Any] | None:
     """The present values of all searched settings, or None if a search could not come to them."""
-    of_run = (config.raft, config.bank, config.regeneration, config.patterns, config.feed, config.optim)
-    now = {key: vars(ours)[key] for ours in (*of_run, config.architecture) if ours for key in vars(ours)}
-    now.update(config.final_config_dict)
+    now = config.everything
     point = {name: now.get(name) for name in space.names}
     return point if all(parameter.holds(point[parameter.name]) for parameter in space.parameters) else None
 

@@ -20,7 +20,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import BasicVariantGenerator
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
-from recbole_ra.core.files import explain_disk_errors, held, write_bytes, write_json
+from recbole_ra.core.files import explain_disk_errors, held, make_folder, write_bytes, write_json
 from recbole_ra.pipeline.result import Result
 from recbole_ra.pipeline.runner import run
 from recbole_ra.report.sweep import Trial, best_trial, value_text, write_trials
@@ -60,12 +60,15 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
     """
     cpus, gpus, at_once = resources(sweep, machine)
     plan = TrialPlan.of(sweep, uses_gpu=gpus > 0)
-    with explain_disk_errors(sweep.folder):
-        if not sweep.resume and sweep.folder.exists():
-            shutil.rmtree(sweep.folder)
-        sweep.folder.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, not in it: what is held may be deleted to start anew.
+    lock = sweep.folder.with_name(f".{sweep.folder.name}.lock")
+    with held(lock, lambda: _refuse(sweep.folder)):
+        sweep.check_folder()  # once more: it may have been made since the sweep was planned
+        with explain_disk_errors(sweep.folder):
+            if not sweep.resume and sweep.folder.exists():
+                shutil.rmtree(sweep.folder)
+        make_folder(sweep.folder)
         write_json(sweep.folder / MARK, {"identity": sweep.identity, "space": str(sweep.space.path)})
-    with held(sweep.folder / ".lock", lambda: _refuse(sweep.folder)):
         return _search(sweep, plan, cpus, gpus, at_once)
 
 

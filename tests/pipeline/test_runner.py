@@ -145,6 +145,8 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     saved = json.loads((folder / "result.json").read_text())
     assert saved["test"] == result.test
     assert saved["data"]["train"] == result.data["train"] > 0
+    assert saved["settings"]["n_neighbors"] == 5
+    assert saved["settings"]["extend_with_validation"] is True  # left at its default
     assert {"data", "backbone", "bank", "raft", "test"} <= set(saved["seconds"])
     assert Result.load(folder).test == result.test
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -189,6 +191,12 @@ def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_pat
         run("RaSASRec", **given, n_heads=4)
     with pytest.raises(CheckpointError, match="was trained with MAX_ITEM_LIST_LENGTH=50, not 40"):
         run("RaSASRec", **given, MAX_ITEM_LIST_LENGTH=40)
+
+
+def test_settings_without_effect_are_named(settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    run("SASRec", **settings, alpha=0.3, gamma=0.9, say=said.append)
+    assert said[0].startswith("without effect on SASRec with regenerate=none: alpha, gamma, index_type, ")
 
 
 def test_a_checkpoint_holds_the_epoch_that_it_is_of(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import yaml
 
 from recbole_ra.bridge.config import parse_value
 from recbole_ra.cli import main, parse_settings
+from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.files import held
 from recbole_ra.tuning.cluster import Machine
 from recbole_ra.tuning.options import Sweep, plan_sweep
 from recbole_ra.tuning.space import default_point
+from recbole_ra.tuning.sweep import search
 
 Words = Callable[..., list[str]]
 
@@ -40,6 +44,45 @@ def test_the_same_command_finds_its_folder_again(words: Words, tmp_path: Path) -
     assert folder(space).name.startswith("tune-RaSASRec-walks-space-")
     assert len({folder(space), folder(space, seed=7), folder(space, scheduler="asha")}) == 3
     assert folder(space) == folder(space, show_progress=False, checkpoint_dir="elsewhere")
+    given = tmp_path / "best.pt"
+    given.write_bytes(b"x")
+    one = folder(space, backbone_checkpoint=given)
+    given.write_bytes(b"y")
+    assert len({folder(space), one, folder(space, backbone_checkpoint=given)}) == 3
+
+
+def test_a_sweep_of_another_model_or_data_is_another(words: Words, walks: Path, tmp_path: Path) -> None:
+    shutil.copytree(walks, tmp_path / "own")
+    given = words("alpha: {grid: [0.3, 0.7]}", data_path=tmp_path / "own")
+    other_model = ["--model=RaDuoRec" if word.startswith("--model=") else word for word in given]
+    other_split = [*given, "--eval_args={split: {RS: [0.8, 0.1, 0.1]}}"]
+    first = plan(given)
+    data = tmp_path / "own" / "walks" / "walks.inter"
+    data.write_text(data.read_text().replace("\ti1\t", "\ti2\t"))
+    others = {plan(changed).identity for changed in (given, other_model, other_split)}
+    assert len(others | {first.identity}) == 4
+
+
+def test_trials_that_cannot_be_compared_are_refused(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["tune", *words("alpha: {grid: [0.3]}")]
+    assert main([*given, "--eval_step=0"]) == 2
+    assert "eval_step=0: no epoch is validated" in capsys.readouterr().err
+    assert main([*given, "--eval_args={split: {LS: test_only}}"]) == 2
+    assert "the split leaves no validation rows to compare trials by" in capsys.readouterr().err
+
+
+def test_a_running_sweep_is_not_deleted(words: Words) -> None:
+    first = plan(words("alpha: {grid: [0.3]}"))
+    first.folder.mkdir()
+    (first.folder / "sweep.json").write_text('{"identity": "x"}')
+    (first.folder / "kept").write_text("x")
+    again = plan([*words("alpha: {grid: [0.3]}"), "--overwrite"])
+    with (
+        held(first.folder.with_name(f".{first.folder.name}.lock"), lambda: None),
+        pytest.raises(RecboleRaError, match="another process runs this sweep; wait for it"),
+    ):
+        search(again, Machine(cpus=2, gpus=0))
+    assert (first.folder / "kept").exists()
 
 
 def test_only_a_folder_of_the_same_sweep_is_touched(
@@ -53,7 +96,7 @@ def test_only_a_folder_of_the_same_sweep_is_touched(
     assert (tmp_path / "sweep" / "thesis.tex").exists()
     (tmp_path / "sweep" / "sweep.json").write_text('{"identity": "of another"}')
     assert main(["tune", *words("alpha: {grid: [0.3]}"), "--resume"]) == 2
-    assert "holds a sweep with other settings or another space" in capsys.readouterr().err
+    assert "holds a sweep with other settings, data or another space" in capsys.readouterr().err
 
 
 def test_a_config_file_may_say_everything(words: Words, tmp_path: Path) -> None:

@@ -32,6 +32,24 @@ def checked(*parameters: Parameter, model: str = "RaSASRec", **settings: Any) ->
     return str(caught.value).removeprefix("s.yaml: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "settings"),
+    [
+        ("alpha", "SASRec", {}),
+        ("memory_source", "SASRec", {"regenerate": "dr4sr"}),
+        ("gamma", "RaSASRec", {}),
+        ("window", "RaSASRec", {}),
+    ],
+)
+def test_what_nothing_reads_is_not_searched(name: str, model: str, settings: dict[str, Any]) -> None:
+    parameter = Parameter(name, "choice", ("enumerate",) if name == "memory_source" else (1,))
+    said = checked(parameter, model=model, **settings)
+    assert (
+        said
+        == f"{name} has no effect on --model={model} with regenerate={settings.get('regenerate', 'none')}"
+    )
+
+
 @pytest.mark.parametrize("file", sorted((props_root() / "tune").iterdir()), ids=lambda file: file.name)
 def test_a_shipped_space_is_accepted_and_holds_the_defaults(file: Path) -> None:
     model, settings = SHIPPED[file.stem]
