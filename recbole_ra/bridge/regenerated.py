@@ -45,6 +45,10 @@ class RegeneratedDataset(CompactDataset):
         self.flat_feat = _columns(train, data.table, source)
         self.inter_feat = self._every_row()
 
+    def fingerprint(self) -> str:
+        """Digest of the rows; when they happened follows from the original data set."""
+        return dataclasses.replace(self.table, times=None).fingerprint()
+
     @property
     def distinct_rows(self) -> IntArray:
         """Rows but for those of an original that stands there again to weigh more, shape [them]."""

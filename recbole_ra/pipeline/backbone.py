@@ -58,7 +58,7 @@ def backbone_stage(run: Run) -> Backbone:
     else:
         inputs: dict[str, Any] = {}
         if run.regenerated is not None:
-            inputs["training"] = run.regenerated.table.fingerprint()
+            inputs["training"] = run.regenerated.fingerprint()
         if run.workers.count > 1:
             inputs["workers"] = run.workers.count  # each draws its own dropout masks
         with run.making(training_content(run, "backbone", **inputs)) as artifact:

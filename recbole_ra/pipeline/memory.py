@@ -87,7 +87,7 @@ def bank_stage(run: Run, backbone: Backbone, base: Recommender) -> Memory:
         "seed": config.seed_value,
     }
     if config.bank.memory_data == "regenerated":
-        content["training"] = regenerated_of(run).table.fingerprint()
+        content["training"] = regenerated_of(run).fingerprint()
     with run.making(content) as artifact:
         found = artifact.found
         if found is not None:
