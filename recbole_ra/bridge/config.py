@@ -209,10 +209,10 @@ class RaConfig(Config):
     @property
     def everything(self) -> dict[str, Any]:
         """Every setting that a run reads, RecBole's and ours, those left at their defaults too."""
-        ours = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
-        known = {} if self.architecture is None else vars(self.architecture)
-        for settings in ours:
-            known = {**known, **vars(settings)}
+        stages = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
+        known = {} if self.architecture is None else dict(vars(self.architecture))
+        for settings in stages:
+            known.update(vars(settings))
         return {**known, **self.final_config_dict}
 
     def without_effect(self, names: Iterable[str]) -> list[str]:
