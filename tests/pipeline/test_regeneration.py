@@ -189,7 +189,7 @@ def test_places_that_cannot_be_written(
     place: str, words: str, regenerating: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(RecboleRaError, match=words):
         run("DR4SR", **regenerating, export_dir=str(tmp_path / place), say=silent)
     assert not (tmp_path / "saved").exists()  # refused before anything was trained
 
