@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_nothing_half_written(data: Callable[[str], Path]) -> None
     assert said.strip().splitlines()[-1].startswith("recbole-ra: interrupted")
     assert "Traceback" not in said
     assert not list(Path("saved").rglob("*.tmp"))
-    assert not Path("runs").exists()
+    assert not list(Path("runs").iterdir())
 
 
 def test_a_run_ends_in_a_table(data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
