@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from recbole.utils import ModelType
 
 from recbole_ra.bridge.checks import larger_is_better, recbole_problems
 from recbole_ra.bridge.compat import restore_numpy_aliases
+from recbole_ra.bridge.contradictions import contradictions
 from recbole_ra.core.errors import SettingsError, nearest
 from recbole_ra.core.settings import (
     OUR_SETTINGS,
@@ -34,9 +35,6 @@ from recbole_ra.core.settings import (
     read,
 )
 from recbole_ra.models.registry import BACKBONES, REGENERATOR, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
-from recbole_ra.sequences.table import Origin
-
-REGENERATIONS = ("none", "dr4sr", "patterns")
 
 # Keys that RecBole reads although no default file or argument list of its names them.
 EXTRA_KEYS = frozenset(
@@ -301,86 +299,9 @@ class RaConfig(Config):
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
             if problem not in problems:
                 problems.append(problem)
-        if isinstance(self["MAX_ITEM_LIST_LENGTH"], int):
-            problems.extend(self._regeneration_problems())
-        problems.extend(self._memory_problems())
-        problems.extend(self._unused())
+        problems.extend(contradictions(self))
         if self.backbone in BACKBONES and final.get("hidden_act", "gelu") != "gelu":
             problems.append(f"hidden_act={final['hidden_act']!r}: {self.backbone} uses gelu only")
-
-    def _regeneration_problems(self) -> Iterator[str]:
-        """What is wrong with the settings of regeneration as a whole."""
-        regeneration, known = self.regeneration, [origin.name.lower() for origin in Origin]
-        kind = regeneration.regenerate
-        if kind not in REGENERATIONS and not os.path.exists(kind):
-            names = ", ".join(REGENERATIONS)
-            yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
-        if kind not in REGENERATIONS:
-            made = {field.name for field in dataclasses.fields(regeneration)} - {
-                "regenerate",
-                "regenerate_origins",
-                "original_copies",
-            }
-            for key in sorted(made & self._user_keys):
-                yield f"{key}={self[key]!r} has no effect on what {kind} holds already; leave it out"
-        if self.only_regenerates and kind not in ("dr4sr", "patterns"):
-            yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
-        for origin in regeneration.origins:
-            if origin not in known:
-                yield (
-                    f"regenerate_origins: unknown origin {origin!r}{nearest(origin, known)}; "
-                    f"known: {'+'.join(known)}"
-                )
-        if regeneration.regenerator_width % regeneration.regenerator_heads:
-            yield (
-                f"regenerator_width={regeneration.regenerator_width} is not divisible by "
-                f"regenerator_heads={regeneration.regenerator_heads}; choose a divisor"
-            )
-        if regeneration.gumbel_tau_min > regeneration.gumbel_tau:
-            yield (
-                f"gumbel_tau_min={regeneration.gumbel_tau_min} is above "
-                f"gumbel_tau={regeneration.gumbel_tau}, but the temperature falls"
-            )
-        if regeneration.decode_length > longest_decoded(self):
-            yield (
-                f"decode_length={regeneration.decode_length} must be <= {longest_decoded(self)}; raise "
-                "MAX_ITEM_LIST_LENGTH for more"
-            )
-        if self.run.export_dir is not None and kind == "none":
-            yield f"export_dir={self.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
-        if self.bank.memory_data == "regenerated" and kind == "none":
-            yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
-
-    def _memory_problems(self) -> Iterator[str]:
-        """Memories that no training query may see: fine-tuning would learn nothing."""
-        if not self.augmented or self.bank.memory_scope != "past":
-            return
-        unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
-        if self.bank.memory_source == "patterns":
-            yield f"{unknown} patterns; use memory_source=enumerate or both, or memory_scope=any"
-        elif self.bank.memory_data == "regenerated" and "original" not in self.regeneration.origins:
-            yield f"{unknown} regenerated rows; let regenerate_origins hold original, or use memory_scope=any"
-
-    def _unused(self) -> Iterator[str]:
-        """Settings of RecBole's loader, which our own backbones do not train through."""
-        if self.backbone not in BACKBONES:
-            return
-        negatives = self.chosen.get("train_neg_sample_args")
-        as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
-        for key, is_unused in (
-            ("shuffle", self.chosen.get("shuffle", True) is not True),
-            ("transform", self.chosen.get("transform") is not None),
-            (
-                "train_neg_sample_args",
-                isinstance(negatives, dict)
-                and any(negatives.get(name, value) != value for name, value in as_ours.items()),
-            ),
-        ):
-            if is_unused:
-                yield (
-                    f"{key}={self.chosen[key]!r} has no effect on {self.backbone}: it trains on shuffled "
-                    "rows, with BPR on one uniform negative a target; leave it out"
-                )
 
     @property
     def torch_device(self) -> torch.device:
@@ -391,13 +312,6 @@ class RaConfig(Config):
     def seed_value(self) -> int:
         """The run's seed."""
         return int(self.final_config_dict["seed"])
-
-
-def longest_decoded(config: RaConfig) -> int:
-    """Items that the regenerator has positions for; not ``decode_length``, so that it can change later."""
-    return max(
-        int(config["MAX_ITEM_LIST_LENGTH"]), config.patterns.window, RegenerationSettings.decode_length
-    )
 
 
 class _OwnModel:

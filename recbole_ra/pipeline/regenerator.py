@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from recbole_ra.bridge.checkpoint import load_weights
-from recbole_ra.bridge.config import longest_decoded
+from recbole_ra.bridge.contradictions import longest_decoded
 from recbole_ra.bridge.loaders import visit_batches
 from recbole_ra.bridge.recommenders import BackboneRecommender
 from recbole_ra.bridge.regenerator import DR4SR, RegeneratorTrainer
