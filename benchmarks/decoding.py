@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.files import ArtifactStore
-from recbole_ra.nn.packed_attention import PackedAttention
-from recbole_ra.nn.regenerator import Regenerator
-from recbole_ra.pipeline.regenerator import RegeneratorStages
-from recbole_ra.pipeline.run import Run
+from recbole_ra.data.splits import Splits
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.decoding import BLOCK, draw_coins, regenerate_sequences
-from recbole_ra.sequences.table import SequenceTable
+from recbole_ra.regeneration.network import Regenerator
+from recbole_ra.regeneration.packed_attention import PackedAttention
+from recbole_ra.regeneration.stages import RegeneratorStages
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.run import Run
 
 GAMMA, MAX_TOKENS, SEED = 0.5, 25, 2020
 PLAIN = 40

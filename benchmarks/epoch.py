@@ -16,10 +16,11 @@ from time import perf_counter
 
 import torch
 
-from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.loaders import Splits, train_batches
-from recbole_ra.bridge.setup import build_base, seed_everything
-from recbole_ra.bridge.trainer import RaTrainer
+from recbole_ra.data.splits import Splits
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.loaders import train_batches
+from recbole_ra.training.setup import build_base, seed_everything
+from recbole_ra.training.trainer import RaTrainer
 
 
 def peer_epoch(config: RaConfig) -> tuple[float, float]:
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--positions_per_visit", type=int, default=None)
+    parser.add_argument("--targets_per_pass", type=int, default=None)
     given = parser.parse_args()
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
@@ -75,8 +76,8 @@ def main() -> None:
             "show_progress": False,
             "state": "ERROR",
         }
-        if given.positions_per_visit is not None:
-            settings["positions_per_visit"] = given.positions_per_visit
+        if given.targets_per_pass is not None:
+            settings["targets_per_pass"] = given.targets_per_pass
         config = RaConfig("SASRec", given.dataset, overrides=settings)
         print(f"{given.dataset}, {torch.get_num_threads()} threads, {config.feed}")
         for number in range(given.rounds):

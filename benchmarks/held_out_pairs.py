@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.files import ArtifactStore
-from recbole_ra.pipeline.regeneration import read_regenerated
-from recbole_ra.pipeline.run import Run
+from recbole_ra.data.splits import Splits
+from recbole_ra.data.table import IntArray, Origin
+from recbole_ra.regeneration.stage import read_regenerated
 from recbole_ra.regeneration.statistics import transitions
-from recbole_ra.sequences.table import IntArray, Origin
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.run import Run
 
 RECENT = 5
 
@@ -53,7 +53,8 @@ def main() -> None:
     config = RaConfig("SASRec", given.dataset, overrides=settings)
     run = Run(config, Splits.load(config), ArtifactStore(Path("saved")), print)
     data, held_out = read_regenerated(run, given.folder), validation_pairs(run)
-    known, n_items = np.unique(transitions(run.sequences)), run.sequences.n_items
+    part = run.training_part.sequences
+    known, n_items = np.unique(transitions(part)), part.n_items
     for origin in Origin:
         distinct = np.unique(transitions(data.keep([origin]).table))
         new = distinct[~np.isin(distinct, known)]

@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 from sequential.seq2pat import Seq2Pat
 
-from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.loaders import Splits
-from recbole_ra.patterns.mining import Patterns, mine_patterns
-from recbole_ra.patterns.pairs import contained_patterns, draw_pairs
-from recbole_ra.sequences.table import SequenceTable
+from recbole_ra.data.splits import Splits
+from recbole_ra.data.table import SequenceTable
+from recbole_ra.regeneration.mining import Patterns, mine_patterns
+from recbole_ra.regeneration.pairs import contained_patterns, draw_pairs
+from recbole_ra.settings.config import RaConfig
 
 T = TypeVar("T")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+import recbole_ra.core.compat  # noqa: F401  (before anything imports RecBole)
+
 __version__ = "0.1.0"
 __all__ = ["Result", "run"]
 
@@ -22,7 +24,7 @@ def __getattr__(name: str) -> Any:
         from recbole_ra.pipeline.runner import run
         from recbole_ra.tuning.workers import ray_workers
 
-        return functools.update_wrapper(functools.partial(run, hire=ray_workers), run)
+        return functools.update_wrapper(functools.partial(run, start_workers=ray_workers), run)
     if name == "Result":
         from recbole_ra.pipeline.result import Result
 

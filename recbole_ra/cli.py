@@ -78,7 +78,7 @@ def train(words: Sequence[str]) -> int:
     model, dataset = settings.pop("model", None), settings.pop("dataset", None)
     for name in sorted(settings.keys() & inspect.signature(run).parameters.keys()):
         raise SettingsError(f"unknown setting '{name}'; recbole_ra.run has it, for Python programs")
-    result = run(model, dataset, files, hire=ray_workers, **settings)
+    result = run(model, dataset, files, start_workers=ray_workers, **settings)
     print(result.table())
     return 0
 
@@ -134,7 +134,7 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     SettingsError
         If a word is no setting, or a key is given twice with different values.
     """
-    from recbole_ra.bridge.config import parse_value
+    from recbole_ra.settings.config import parse_value
 
     settings: dict[str, Any] = {}
     files: list[str] = []
@@ -164,8 +164,8 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def prepare(words: Sequence[str]) -> int:
     """Turn raw data into atomic files."""
-    from recbole_ra.sequences.readers import KINDS
-    from recbole_ra.sequences.readers import prepare as prepare_files
+    from recbole_ra.prepare.readers import KINDS
+    from recbole_ra.prepare.readers import prepare as prepare_files
 
     parser = argparse.ArgumentParser(
         prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file."
@@ -213,8 +213,8 @@ def _pair(part: str) -> tuple[str, str]:
 
 def help_text() -> str:
     """Usage, models, data sets, and our settings with their defaults."""
-    from recbole_ra.bridge.config import available_backbones, props_root, read_yaml
-    from recbole_ra.core.settings import OUR_SETTINGS
+    from recbole_ra.settings.config import available_backbones, props_root, read_yaml
+    from recbole_ra.settings.declared import OUR_SETTINGS
     from recbole_ra.tuning.options import TuneSettings
 
     lines = [USAGE]

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+
+from walks import REGENERATION, settings_below, write_walks
 
 torch.set_num_threads(1)
 
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("ci")
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +54,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Make a :class:`RaConfig` over ``tiny``: ``tiny_config("SASRec", n_layers=1)``."""
-    from recbole_ra.bridge.config import RaConfig
     from recbole_ra.models.registry import BACKBONES
+    from recbole_ra.settings.config import RaConfig
 
     below = tmp_path_factory.mktemp("runs")
     small = {
@@ -76,6 +78,34 @@ def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="session")
 def tiny_splits(tiny_config: Callable[..., Any]) -> Any:
     """``tiny`` in three splits, leave-one-out; read only."""
-    from recbole_ra.bridge.loaders import Splits
+    from recbole_ra.data.splits import Splits
 
     return Splits.load(tiny_config())
+
+
+@pytest.fixture(scope="session")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_walks(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def settings(walks: Path, tmp_path: Path) -> dict[str, Any]:
+    return settings_below(tmp_path, walks)
+
+
+@pytest.fixture(scope="module")
+def shared_settings(walks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings whose artifacts are shared by the tests of a module."""
+    return settings_below(tmp_path_factory.mktemp("shared"), walks)
+
+
+@pytest.fixture
+def regenerating(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run on regenerated data."""
+    return {**settings, **REGENERATION}
+
+
+@pytest.fixture(scope="module")
+def shared_regenerating(shared_settings: dict[str, Any]) -> dict[str, Any]:
+    """The same with artifacts that are shared by the tests of a module."""
+    return {**shared_settings, **REGENERATION}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_ra.nn.losses import bpr, full_softmax
-from recbole_ra.sequences.batching import TrainBatch, VisitGroup
+from recbole_ra.data.batching import LengthGroup, TrainBatch
+from recbole_ra.models.losses import bpr, full_softmax
 
 
 class Backbone(nn.Module):
@@ -65,7 +65,7 @@ class CausalBackbone(Backbone):
         """The state that predicts each target of the batch, shape [T, D]."""
         return self.states_of(batch.groups)
 
-    def states_of(self, groups: list[VisitGroup]) -> Tensor:
+    def states_of(self, groups: list[LengthGroup]) -> Tensor:
         """The states at the marked places of the groups, one group after another, shape [T, D]."""
         return torch.cat([self.encode(g.items, g.at).flatten(0, 1)[g.slot] for g in groups])
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recbole_ra.core.settings import setting
+from recbole_ra.core.setting import setting
+from recbole_ra.data.batching import TrainBatch
+from recbole_ra.models.losses import info_nce
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
-from recbole_ra.nn.losses import info_nce
-from recbole_ra.sequences.batching import TrainBatch
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recbole_ra.core.settings import setting
+from recbole_ra.core.setting import setting
 from recbole_ra.models.backbone import CausalBackbone
-from recbole_ra.nn.dropout import Dropout
-from recbole_ra.nn.transformer import TransformerEncoder
+from recbole_ra.models.dropout import Dropout
+from recbole_ra.models.transformer import TransformerEncoder
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from recbole_ra.bridge.config import RaConfig
-from recbole_ra.bridge.evaluation import RankingEvaluator
-from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import ArtifactStore, make_folder
 from recbole_ra.core.workers import Workers
-from recbole_ra.pipeline.backbone import Backbone, backbone_stage
-from recbole_ra.pipeline.export import check_export, check_exportable, export_data
-from recbole_ra.pipeline.memory import bank_stage, check_bank_size, extend_bank
-from recbole_ra.pipeline.raft import raft_stage
-from recbole_ra.pipeline.regeneration import Regenerated, regeneration_stage
+from recbole_ra.data.splits import Splits
 from recbole_ra.pipeline.result import Result, new_run_folder
-from recbole_ra.pipeline.run import Run
+from recbole_ra.regeneration.export import check_export, check_exportable, export_data
+from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
+from recbole_ra.retrieval.bank import bank_stage, check_bank_size, extend_bank
+from recbole_ra.retrieval.finetuning import raft_stage
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.backbone import Backbone, backbone_stage
+from recbole_ra.training.evaluation import RankingEvaluator
+from recbole_ra.training.run import Run
 
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
@@ -35,7 +36,7 @@ def run(
     dataset: str | None = None,
     config_files: Iterable[str | Path] = (),
     *,
-    hire: Callable[[RaConfig], AbstractContextManager[Workers]] | None = None,
+    start_workers: Callable[[RaConfig], AbstractContextManager[Workers]] | None = None,
     evaluate_test: bool = True,
     start_from: Path | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
@@ -52,7 +53,7 @@ def run(
         Name of a folder of atomic files below ``data_path``.
     config_files : iterable of paths
         YAML files of settings; later ones win.
-    hire : callable, optional
+    start_workers : callable, optional
         Gives the processes that share the work where ``workers`` is above 1; in ``recbole_ra.run`` it is
         :func:`recbole_ra.tuning.workers.ray_workers`.
     evaluate_test : bool
@@ -103,48 +104,48 @@ def run(
         check_exportable(state)
     if config.run.export_dir is not None:
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
-    if config.augmented and config.bank.memory_data == "original":
-        check_bank_size(state)
+    mined = MinedPatterns(state)
+    if config.uses_retrieval and config.bank.memory_data == "original":
+        check_bank_size(state, mined)
     for folder in (config.run.output_dir, config["checkpoint_dir"]):
         make_folder(Path(folder))
     if config.run.workers == 1:
-        return _stages(state, evaluate_test)
+        return _stages(state, mined, evaluate_test)
     if start_from is not None:
         raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
-    if hire is None:
+    if start_workers is None:
         raise SettingsError(f"workers={config.run.workers}: nobody starts them here; use recbole_ra.run")
-    with hire(config) as state.workers:
-        return _stages(state, evaluate_test)
+    with start_workers(config) as state.workers:
+        return _stages(state, mined, evaluate_test)
 
 
-def _stages(state: Run, evaluate_test: bool) -> Result:
+def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
     config, splits = state.config, state.splits
-    regenerated = regeneration_stage(state)
-    if config.augmented and config.bank.memory_data == "regenerated":
-        check_bank_size(state)
+    regenerated = regeneration_stage(state, mined)
+    if config.uses_retrieval and config.bank.memory_data == "regenerated":
+        check_bank_size(state, mined)
     if config.only_regenerates:
         return _finish(state, regenerated=regenerated)
     backbone = backbone_stage(state)
     valid: Metrics
     test: Metrics = {}
-    if not config.augmented:
+    if not config.uses_retrieval:
         valid, test = _measure(state, backbone, evaluate_test)
         return _finish(state, valid, test, regenerated=regenerated)
 
     base_valid, base_test = _measure(state, backbone, True) if evaluate_test else (None, None)
     base = backbone.recommender(state)
-    memory = bank_stage(state, backbone, base)
-    raft = raft_stage(state, backbone, base, memory)
+    memory = bank_stage(state, mined, backbone, base)
+    raft = raft_stage(state, mined, backbone, base, memory)
     clock = perf_counter()
     show = bool(config["show_progress"])
-    trim = backbone.trim
-    valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, trim), show)
+    valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, raft.recommender), show)
     memories = len(raft.recommender.bank)
     if evaluate_test:
         if config.bank.extend_with_validation:
-            extend_bank(state, backbone, raft.recommender)
-        test = _rank(raft.trainer.rank, state.evaluation(splits.test, trim), show)
+            extend_bank(state, raft.recommender)
+        test = _rank(raft.trainer.rank, state.evaluation(splits.test, raft.recommender), show)
     state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
     facts = {
         "memories": memories,
@@ -168,7 +169,9 @@ def _measure(state: Run, backbone: Backbone, evaluate_test: bool) -> tuple[Metri
     clock = perf_counter()
     show = bool(state.config["show_progress"])
     splits = state.three[1:] if evaluate_test else state.three[1:2]
-    results = [_rank(backbone.trainer.rank, state.evaluation(split, backbone.trim), show) for split in splits]
+    results = [
+        _rank(backbone.trainer.rank, state.evaluation(split, backbone.base.trained), show) for split in splits
+    ]
     state.seconds["test"] = perf_counter() - clock
     return results[0], results[1] if evaluate_test else {}
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
-from recbole_ra.sequences.batching import least_padding
-from recbole_ra.sequences.table import IntArray, SequenceTable, gather_windows
+from recbole_ra.data.batching import least_padding
+from recbole_ra.data.table import IntArray, SequenceTable, gather_windows
 
 
 @dataclass

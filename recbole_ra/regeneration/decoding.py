@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +17,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, SettingsError
-from recbole_ra.core.files import digest_bytes, replacing
+from recbole_ra.core.files import digest_bytes, read_arrays, write_arrays
 from recbole_ra.core.seeding import stream
 from recbole_ra.core.workers import Alone, Workers
-from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, gather_windows
 from recbole_ra.regeneration.hybrid import decode
-from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, gather_windows
+from recbole_ra.regeneration.network import Regenerator
 
 BLOCK = 1024
 """Sources whose coins are drawn together and whose result is one file."""
@@ -66,7 +64,7 @@ class Decoded:
 
     def save(self, folder: Path) -> None:
         """Write ``decoded.npz``."""
-        _write_arrays(
+        write_arrays(
             folder / "decoded.npz",
             items=self.items,
             offsets=self.offsets,
@@ -84,7 +82,7 @@ class Decoded:
             If the file is missing or damaged.
         """
         path = folder / "decoded.npz"
-        arrays = _read_arrays(path, ("items", "offsets", "source", "latent"))
+        arrays = read_arrays(path, ("items", "offsets", "source", "latent"))
         if arrays is None:
             raise CheckpointError(f"{path}: missing or damaged; delete {folder} and decode again")
         return cls(*arrays)
@@ -171,7 +169,7 @@ def regenerate_sequences(
         for number, part in zip(missing, found, strict=True):
             if folder is not None:
                 origin = np.frombuffer(key.encode(), np.uint8)
-                _write_arrays(_block_file(folder, number), items=part[0], lengths=part[1], key=origin)
+                write_arrays(_block_file(folder, number), items=part[0], lengths=part[1], key=origin)
             parts[number] = part
             bar.update(len(blocks[number]))
     done = [part for part in parts if part is not None]
@@ -267,18 +265,5 @@ def _block_file(folder: Path, number: int) -> Path:
 
 def _read_block(path: Path, key: str) -> tuple[NDArray[np.int32], IntArray] | None:
     """Items and lengths of a finished block, or None if it is missing, damaged or another's."""
-    arrays = _read_arrays(path, ("items", "lengths", "key"))
+    arrays = read_arrays(path, ("items", "lengths", "key"))
     return None if arrays is None or arrays[2].tobytes() != key.encode() else (arrays[0], arrays[1])
-
-
-def _write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle
-
-
-def _read_arrays(path: Path, names: tuple[str, ...]) -> list[NDArray[Any]] | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None

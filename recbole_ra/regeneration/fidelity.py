@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_ra.data.table import gather_windows
 from recbole_ra.regeneration.decoding import Decoded
-from recbole_ra.sequences.table import gather_windows
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Right-padded histories [B, L] and lengths [B] -> score of every item [B, N]."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_ra.nn.losses import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
-from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.models.losses import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
+from recbole_ra.regeneration.network import Regenerator
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.sequences.table import IntArray, Origin, SequenceTable, places
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
 
 SHORTEST = 2
 """Fewest items of a row: one to predict and one before it."""

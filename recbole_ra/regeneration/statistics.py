@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_ra.data.table import IntArray, Origin, SequenceTable
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData, concatenate, row_codes, take_rows
-from recbole_ra.sequences.table import IntArray, Origin, SequenceTable
 
 if TYPE_CHECKING:  # counting needs no torch
     from recbole_ra.regeneration.decoding import Decoded

@@ -14,8 +14,8 @@ from pyarrow import compute
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import replacing
-from recbole_ra.sequences.atomic import shown
-from recbole_ra.sequences.table import IntArray, places
+from recbole_ra.data.atomic import shown
+from recbole_ra.data.table import IntArray, places
 
 SEPARATORS = (" ", ",", ";", "|")
 """What may stand between the items of a row: the first that is in no item token."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import SettingsError, nearest
-from recbole_ra.sequences.table import IntArray
+from recbole_ra.data.table import IntArray
 
 SCOPES = ("any", "past")
 

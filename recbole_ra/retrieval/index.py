@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from recbole_ra.core.errors import CheckpointError, SettingsError, nearest
 from recbole_ra.core.seeding import stream
+from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.index_base import FloatArray, Index, checked, normalise, nothing
 from recbole_ra.retrieval.index_torch import TorchIndex
-from recbole_ra.sequences.table import IntArray
 
 KINDS = ("Flat", "IVFFlat", "HNSW", "Torch")
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.sequences.table import IntArray
+from recbole_ra.data.table import IntArray
 
 FloatArray = NDArray[np.float32]
 

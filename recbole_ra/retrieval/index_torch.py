@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_ra.core.errors import CheckpointError
+from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.index_base import FloatArray, Index, checked, normalise, nothing
-from recbole_ra.sequences.table import IntArray
 
 
 class TorchIndex(Index):

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import CheckpointError, DataError
+from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.index import KINDS, load_index, make_index
 from recbole_ra.retrieval.index_base import Index
-from recbole_ra.sequences.table import IntArray
 
 VERSION = 1
 """Version of the saved layout; a bank saved under another one is refused."""

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.eligibility import check_scope, eligible
 from recbole_ra.retrieval.index_base import FloatArray, normalise
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.sequences.table import IntArray
 
 _MARGIN = 12
 """Hits fetched beyond K at first: a query's own prefix and a few of its own later ones."""
@@ -57,8 +58,37 @@ class Neighbours:
 
 
 @dataclass(frozen=True, eq=False)
-class _Queries:
-    """Queries with what eligibility has to know about them."""
+class Queries:
+    """What eligibility asks about queries (METHOD 4).
+
+    Attributes
+    ----------
+    users : int64 array, shape [Q]
+        Owner of each query, -1 for none.
+    lengths : int64 array, shape [Q]
+        Items of its prefix, before any window cut it.
+    times : float64 array, shape [Q], optional
+        When its target happens, NaN where that is unknown; only scope "past" needs it.
+    """
+
+    users: IntArray
+    lengths: IntArray
+    times: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, prefixes: Prefixes) -> Queries:
+        """Queries for the targets of (prefix, next item) rows."""
+        times = prefixes.table.times
+        return cls(
+            prefixes.users,
+            prefixes.position,
+            None if times is None else times[prefixes.flat_position],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Queries with their states; times are NaN where they are unknown."""
 
     vectors: NDArray[np.floating[Any]]
     users: IntArray
@@ -68,8 +98,8 @@ class _Queries:
     def __len__(self) -> int:
         return len(self.users)
 
-    def __getitem__(self, rows: IntArray) -> _Queries:
-        return _Queries(self.vectors[rows], self.users[rows], self.lengths[rows], self.times[rows])
+    def __getitem__(self, rows: IntArray) -> _Encoded:
+        return _Encoded(self.vectors[rows], self.users[rows], self.lengths[rows], self.times[rows])
 
     def may_see(self, bank: MemoryBank, ids: IntArray, scope: str) -> NDArray[np.bool_]:
         """Eligibility of memories, shape [Q, n] or [1, n], -1 for none: [Q, n]."""
@@ -84,13 +114,26 @@ class _Queries:
         )
 
 
+def check_enough(n_neighbors: int, n_memories: int, source: str = "") -> None:
+    """Refuse to ask for more neighbours than there are memories.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if n_neighbors > n_memories:
+        where = f" (memory_source={source})" if source else ""
+        raise SettingsError(
+            f"n_neighbors={n_neighbors} but the memory bank holds only {n_memories} memories{where}; "
+            "lower n_neighbors"
+        )
+
+
 def find_neighbours(
     bank: MemoryBank,
-    queries: NDArray[np.floating[Any]],
+    states: NDArray[np.floating[Any]],
+    queries: Queries,
     *,
-    users: IntArray,
-    lengths: IntArray,
-    times: NDArray[np.floating[Any]] | None,
     k: int,
     scope: str,
     block: int = 8192,
@@ -104,12 +147,9 @@ def find_neighbours(
     Parameters
     ----------
     bank : MemoryBank
-    queries : float array, shape [Q, D]
-        Raw states.
-    users, lengths : int64 arrays, shape [Q]
-        Owner of each query (-1: nobody) and items of its prefix, before any window cut it.
-    times : float array, shape [Q], optional
-        When each query's target happens; only scope "past" needs it.
+    states : float array, shape [Q, D]
+        Of the queries, not normalised.
+    queries : Queries
     k : int
         Neighbours a query (``n_neighbors``).
     scope : {"any", "past"}
@@ -133,16 +173,13 @@ def find_neighbours(
     check_scope(scope)
     if k < 1:
         raise SettingsError(f"n_neighbors={k} is too small; use at least 1")
-    if k > len(bank):
-        raise SettingsError(
-            f"n_neighbors={k} but the memory bank holds only {len(bank)} memories; lower n_neighbors"
-        )
-    if times is None and scope == "past":
+    check_enough(k, len(bank))
+    if queries.times is None and scope == "past":
         raise DataError(
             "memory_scope=past needs a time for every query and there is none; use memory_scope=any"
         )
-    when = np.full(len(queries), np.nan) if times is None else np.asarray(times, dtype=np.float64)
-    asked = _Queries(queries, np.asarray(users), np.asarray(lengths), when)
+    times = np.full(len(states), np.nan) if queries.times is None else queries.times
+    asked = _Encoded(states, queries.users, queries.lengths, times)
     result = Neighbours.none(len(asked), k)
     done = 0
     for rows, earliest in _plan(bank, asked, scope, block):
@@ -157,7 +194,7 @@ def find_neighbours(
 
 
 def _plan(
-    bank: MemoryBank, asked: _Queries, scope: str, block: int
+    bank: MemoryBank, asked: _Encoded, scope: str, block: int
 ) -> Iterator[tuple[IntArray, IntArray | None]]:
     """Blocks of queries; with the memories to compare them with, or None to ask the index.
 
@@ -183,7 +220,7 @@ def _plan(
         yield searched[start : start + block], None
 
 
-def _search(bank: MemoryBank, asked: _Queries, rows: IntArray, result: Neighbours, scope: str) -> None:
+def _search(bank: MemoryBank, asked: _Encoded, rows: IntArray, result: Neighbours, scope: str) -> None:
     """Ask the index; rows left short though it gave all that was asked are asked for twice as much."""
     k = result.ids.shape[1]
     fetch = min(k + _MARGIN, len(bank))
@@ -203,7 +240,7 @@ def _search(bank: MemoryBank, asked: _Queries, rows: IntArray, result: Neighbour
 
 
 def _compare(
-    bank: MemoryBank, asked: _Queries, rows: IntArray, memories: IntArray, result: Neighbours, scope: str
+    bank: MemoryBank, asked: _Encoded, rows: IntArray, memories: IntArray, result: Neighbours, scope: str
 ) -> None:
     """Compare the queries with each of a few memories, shape [n]."""
     keys = normalise(bank.keys[memories])

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.bridge.config import RaConfig, read_yaml
-from recbole_ra.bridge.loaders import Splits
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import digest, digest_bytes
-from recbole_ra.core.settings import raise_problems, read, setting
-from recbole_ra.pipeline.run import NEUTRAL_KEYS
+from recbole_ra.core.setting import raise_problems, read, setting
+from recbole_ra.data.splits import Splits
+from recbole_ra.settings.config import RaConfig, read_yaml
+from recbole_ra.training.run import NEUTRAL_KEYS
 from recbole_ra.tuning.space import Space, check_space, read_space
 
 DISCRETE = ("choice", "grid")
@@ -26,7 +26,7 @@ RAFT_CHANGES = frozenset(
     "alpha beta n_neighbors attn_tau ram_dropout raft_learning_rate raft_batch_size".split()
 )
 BACKBONE_CHANGES = frozenset(
-    "learning_rate weight_decay train_batch_size positions_per_visit length_groups lmd tau".split()
+    "learning_rate weight_decay train_batch_size targets_per_pass length_groups lmd tau".split()
 )
 
 
@@ -140,7 +140,7 @@ class Sweep:
     @property
     def longest(self) -> int:
         """Most epochs of the stage that trials report."""
-        return self.config.raft.raft_epochs if self.config.augmented else int(self.config["epochs"])
+        return self.config.raft.raft_epochs if self.config.uses_retrieval else int(self.config["epochs"])
 
     @property
     def grace(self) -> int:
@@ -217,7 +217,7 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
 
 def _may_change(name: str, config: RaConfig) -> bool:
     """Whether the reported stage can go on with another value: neither its shapes nor its inputs change."""
-    if config.augmented:
+    if config.uses_retrieval:
         return name in RAFT_CHANGES
     return name in BACKBONE_CHANGES or "dropout" in name
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.bridge.config import RaConfig, parse_value, props_root, read_yaml
 from recbole_ra.core.errors import SettingsError, nearest
-from recbole_ra.core.settings import RunSettings
+from recbole_ra.settings.config import RaConfig, parse_value, props_root, read_yaml
+from recbole_ra.settings.declared import RunSettings
 
 KINDS = {"choice": 0, "grid": 0, "uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2}
 """How many of low, high and step the list of each kind holds; 0: it holds any values."""

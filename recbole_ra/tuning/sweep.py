@@ -28,9 +28,9 @@ from recbole_ra.report.sweep_plots import sweep_plots
 from recbole_ra.report.tables import render
 from recbole_ra.tuning.cluster import Machine
 from recbole_ra.tuning.options import MARK, Sweep
+from recbole_ra.tuning.progress import SweepProgress
 from recbole_ra.tuning.space import Parameter, default_point
 from recbole_ra.tuning.trial import BEST, TrialPlan, short_name, start_of, train_trial
-from recbole_ra.tuning.watch import Watch
 
 # A trial takes little of a large GPU; more than this many at once wait for each other.
 TRIALS_PER_GPU = 4
@@ -77,7 +77,7 @@ def _refuse(folder: Path) -> None:
 
 
 def _search(sweep: Sweep, plan: TrialPlan, cpus: int, gpus: float, at_once: int) -> list[Trial]:
-    watch = Watch(sweep, plan)
+    watch = SweepProgress(sweep, plan)
     try:
         watch.trials = tune.run(
             tune.with_parameters(train_trial, plan=plan),
@@ -107,11 +107,11 @@ def _search(sweep: Sweep, plan: TrialPlan, cpus: int, gpus: float, at_once: int)
             save(sweep, records)
             print(render(watch.table(records), width=TABLE_WIDTH))
             print(f"trials, pictures, best.yaml: {sweep.folder}", file=sys.stderr)
-            tell_best(sweep, records)
+            print_best(sweep, records)
     return records
 
 
-def tell_best(sweep: Sweep, records: Sequence[Trial]) -> None:
+def print_best(sweep: Sweep, records: Sequence[Trial]) -> None:
     """One line on the best trial, also where the search was interrupted."""
     best = best_trial(records, bigger=sweep.bigger)
     if best is None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import tune
 
-from recbole_ra.bridge.trainer import CHECKPOINT
 from recbole_ra.core.files import digest_bytes, write_bytes
-from recbole_ra.pipeline.raft import RAFT
+from recbole_ra.retrieval.finetuning import RAFT
+from recbole_ra.training.trainer import CHECKPOINT
 from recbole_ra.tuning.cluster import gpu_settings
 from recbole_ra.tuning.options import Sweep
 from recbole_ra.tuning.space import Space
@@ -65,7 +65,7 @@ class TrialPlan:
             dataset=config.dataset,
             settings=sweep.settings,
             space=sweep.space,
-            stage=RAFT if config.augmented else config.backbone,
+            stage=RAFT if config.uses_retrieval else config.backbone,
             metric=sweep.metric,
             bigger=sweep.bigger,
             folder=sweep.trials_folder,

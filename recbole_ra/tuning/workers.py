@@ -11,9 +11,9 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from recbole_ra.bridge.config import RaConfig
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.workers import Found, Part
+from recbole_ra.settings.config import RaConfig
 from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require_ray
 from recbole_ra.tuning.options import portable
 
@@ -149,7 +149,7 @@ def train_loop(job: dict[str, Any]) -> None:
     """What each process of Ray Train runs."""
     from ray import train
 
-    from recbole_ra.pipeline.backbone import train_part
+    from recbole_ra.training.backbone import train_part
 
     settings = {**job["settings"], **gpu_settings(job["uses_gpu"])}
     first = train.get_context().get_world_rank() == 0

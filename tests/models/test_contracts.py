@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.data.batching import SequenceBatches, TrainBatch
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
-from recbole_ra.sequences.batching import TrainBatch, VisitBatches
-from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import SequenceTable
 
 N_ITEMS, MAX_LENGTH = 12, 8
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
@@ -32,10 +32,10 @@ def batch_for(model: Backbone) -> TrainBatch:
     """All rows of random walks; long enough that every position of the model is used."""
     rng = np.random.default_rng(0)
     table = SequenceTable.from_arrays(rng.integers(1, N_ITEMS, 60), np.arange(0, 61, 10), N_ITEMS)
-    feed = VisitBatches(
+    feed = SequenceBatches(
         Prefixes.all_of(table, MAX_LENGTH),
         batch_size=99,
-        positions_per_visit=3 if model.causal else 1,
+        targets_per_pass=3 if model.causal else 1,
         n_groups=2,
         seed=0,
         with_positives=model.needs_positives,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_ra.data.batching import SequenceBatches, TrainBatch
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.duorec import DuoRec, DuoRecSettings
+from recbole_ra.models.losses import full_softmax, info_nce
 from recbole_ra.models.sasrec import SASRec
-from recbole_ra.nn.losses import full_softmax, info_nce
-from recbole_ra.sequences.batching import TrainBatch, VisitBatches
-from recbole_ra.sequences.prefixes import Prefixes
-from recbole_ra.sequences.table import SequenceTable
 
 SMALL = DuoRecSettings(hidden_size=16, inner_size=32, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
 
@@ -21,10 +21,10 @@ SMALL = DuoRecSettings(hidden_size=16, inner_size=32, hidden_dropout_prob=0.0, a
 def batch() -> TrainBatch:
     rng = np.random.default_rng(0)
     table = SequenceTable.from_arrays(rng.integers(1, 10, 60), np.arange(0, 61, 6), 12)
-    feed = VisitBatches(
+    feed = SequenceBatches(
         Prefixes.all_of(table, 6),
         batch_size=40,
-        positions_per_visit=3,
+        targets_per_pass=3,
         n_groups=2,
         seed=0,
         with_positives=True,

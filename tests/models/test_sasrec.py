@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recbole_ra.data.batching import SequenceBatches
 from recbole_ra.models.sasrec import SASRec
-from recbole_ra.sequences.batching import VisitBatches
 
 
 def renamed(theirs: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def test_losses_and_gradients_are_those_of_recbole(
     theirs, ours = (model.train() for model in pair)
     prefixes = tiny_splits.train.prefixes
     whole = prefixes.position <= prefixes.max_length
-    feed = VisitBatches(prefixes[whole], batch_size=64, positions_per_visit=positions, n_groups=3, seed=0)
+    feed = SequenceBatches(prefixes[whole], batch_size=64, targets_per_pass=positions, n_groups=3, seed=0)
     batch = next(iter(feed))
     loss = ours.calculate_loss(batch)
     loss.backward()

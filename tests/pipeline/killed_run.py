@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from recbole_ra.bridge.trainer import RaTrainer
 from recbole_ra.pipeline.runner import run
 from recbole_ra.regeneration import decoding
+from recbole_ra.training.trainer import RaTrainer
 
 
 def die() -> None:
@@ -34,7 +34,7 @@ def arm(kind: str, stage: str, number: int) -> Callable[[Any], None] | None:
                 die()
 
         return after_epoch
-    inner_write = decoding._write_arrays
+    inner_write = decoding.write_arrays
     inner_batch, inner_best = RaTrainer._check_nan, RaTrainer._save_checkpoint
     seen = {"batch": 0, "block": 0}
 
@@ -56,7 +56,7 @@ def arm(kind: str, stage: str, number: int) -> Callable[[Any], None] | None:
         if kind == "block" and seen["block"] == number:
             die()
 
-    decoding._write_arrays = at_block
+    decoding.write_arrays = at_block
     RaTrainer._check_nan = at_batch
     RaTrainer._save_checkpoint = at_best
     return None

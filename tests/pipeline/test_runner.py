@@ -50,16 +50,17 @@ def test_second_start_trains_nothing_again(settings: dict[str, Any]) -> None:
 
 
 def test_a_reused_stage_tells_its_epochs_again(settings: dict[str, Any]) -> None:
-    told: list[list[dict[str, Any]]] = []
+    reported: list[list[dict[str, Any]]] = []
     for _ in range(2):
-        told.append([])
-        result = run("RaSASRec", **settings, say=silent, on_epoch=lambda entry: told[-1].append(dict(entry)))
-    assert [(entry["stage"], entry["epoch"]) for entry in told[0]] == [
+        reported.append([])
+        epochs = reported[-1]
+        result = run("RaSASRec", **settings, say=silent, on_epoch=epochs.append)
+    assert [(entry["stage"], entry["epoch"]) for entry in reported[0]] == [
         *(("SASRec", epoch) for epoch in range(4)),
         *(("RAFT", epoch) for epoch in range(3)),
     ]
-    assert all(entry.pop("checkpoint").endswith("last.pt") for entry in told[0])
-    assert told[1] == told[0] == result.history
+    assert all(entry.pop("checkpoint").endswith("last.pt") for entry in reported[0])
+    assert reported[1] == reported[0] == result.history
 
 
 def test_a_stage_goes_on_from_another_one_with_other_settings(
@@ -108,7 +109,7 @@ def test_changed_inputs_are_not_reused(settings: dict[str, Any]) -> None:
     run("RaSASRec", **settings, say=silent)
     assert run("RaSASRec", **settings, alpha=0.7, say=silent).reused == ["backbone", "bank"]
     assert run("RaSASRec", **{**settings, "index_type": "HNSW"}, say=silent).reused == ["backbone"]
-    assert run("RaSASRec", **settings, positions_per_visit=1, say=silent).reused == []
+    assert run("RaSASRec", **settings, targets_per_pass=1, say=silent).reused == []
     assert run("RaSASRec", **{**settings, "seed": 7}, say=silent).reused == []
 
 
@@ -208,11 +209,11 @@ def test_a_checkpoint_holds_the_epoch_that_it_is_of(settings: dict[str, Any], tm
 
 
 def test_without_validation_epochs_are_told_and_resumed(settings: dict[str, Any]) -> None:
-    told: list[int] = []
+    reported: list[int] = []
 
     def stop_at_once(entry: Mapping[str, Any]) -> None:
-        told.append(entry["epoch"])
-        if len(told) == 2:
+        reported.append(entry["epoch"])
+        if len(reported) == 2:
             raise KeyboardInterrupt
 
     without = {**settings, "eval_step": 0, "say": silent}
@@ -220,7 +221,7 @@ def test_without_validation_epochs_are_told_and_resumed(settings: dict[str, Any]
         run("SASRec", **without, on_epoch=stop_at_once)
     said: list[str] = []
     resumed = run("SASRec", **{**without, "resume": True, "say": said.append})
-    assert told == [0, 1]
+    assert reported == [0, 1]
     assert "SASRec: continues after epoch 1" in said
     assert [entry["epoch"] for entry in resumed.history] == [0, 1, 2, 3]
 

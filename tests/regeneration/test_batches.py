@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.batches import PairBatch, PairBatches, annealed
-from recbole_ra.sequences.table import SequenceTable
 
 
 def table_of(rows: list[list[int]]) -> SequenceTable:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from recbole_ra.core.errors import CheckpointError, SettingsError
-from recbole_ra.nn.regenerator import Regenerator
+from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration import decoding
 from recbole_ra.regeneration.decoding import Decoded, draw_coins, regenerate_sequences
-from recbole_ra.sequences.table import Origin, SequenceTable
+from recbole_ra.regeneration.network import Regenerator
 
 N_ITEMS = 12
 N_LATENTS = 3

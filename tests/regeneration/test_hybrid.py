@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference
-from recbole_ra.nn.regenerator import Regenerator
 from recbole_ra.regeneration import hybrid
 from recbole_ra.regeneration.hybrid import decode
+from recbole_ra.regeneration.network import Regenerator
 
 N_ITEMS = 12
 STEPS = 7

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import reference
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration.merge import RegeneratedData, concatenate, merge, row_codes, take_rows
-from recbole_ra.sequences.table import Origin, SequenceTable
 
 N_ITEMS = 6
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
-from recbole_ra.sequences.table import Origin, SequenceTable
 
 N_ITEMS = 9  # eight items and padding
 

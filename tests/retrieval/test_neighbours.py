@@ -11,7 +11,7 @@ from recbole_ra.retrieval import neighbours
 from recbole_ra.retrieval.eligibility import SCOPES
 from recbole_ra.retrieval.index import KINDS
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.neighbours import Neighbours, find_neighbours
+from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
 
 
 class World:
@@ -49,9 +49,7 @@ class World:
         return find_neighbours(
             self.bank(kind),
             self.keys,
-            users=self.users,
-            lengths=self.lengths,
-            times=self.times,
+            Queries(self.users, self.lengths, self.times),
             k=k,
             scope=scope,
             **options,
@@ -131,9 +129,7 @@ def test_places_that_the_index_leaves_empty_are_not_valid() -> None:
         seed=0,
     )
     assert (bank.index.search(world.keys, 60)[1] == -1).any(), "one list holds fewer"
-    found = find_neighbours(
-        bank, world.keys, users=world.users, lengths=world.lengths, times=None, k=60, scope="any"
-    )
+    found = find_neighbours(bank, world.keys, Queries(world.users, world.lengths), k=60, scope="any")
     assert_well_formed(world, found, 60, "any")
     assert np.isfinite(found.scores).all()
     assert (found.ids >= 0).all()
@@ -185,9 +181,7 @@ def test_blocks_and_progress() -> None:
 def test_no_queries() -> None:
     world = World([5], 0, 0, coarse=False)
     nothing = np.empty(0, dtype=np.int64)
-    found = find_neighbours(
-        world.bank(), world.keys[:0], users=nothing, lengths=nothing, times=None, k=3, scope="any"
-    )
+    found = find_neighbours(world.bank(), world.keys[:0], Queries(nothing, nothing), k=3, scope="any")
     assert found.ids.shape == (0, 3)
 
 
@@ -206,9 +200,7 @@ def test_faults_are_named() -> None:
         find_neighbours(
             world.bank(),
             world.keys,
-            users=world.users,
-            lengths=world.lengths,
-            times=None,
+            Queries(world.users, world.lengths),
             k=1,
             scope="past",
         )

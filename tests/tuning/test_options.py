@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_ra.bridge.config import parse_value
 from recbole_ra.cli import main, parse_settings
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.files import held
+from recbole_ra.settings.config import parse_value
 from recbole_ra.tuning.cluster import Machine
 from recbole_ra.tuning.options import Sweep, plan_sweep
 from recbole_ra.tuning.space import default_point

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_ra.bridge.config import props_root
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.settings.config import props_root
 from recbole_ra.tuning.space import Parameter, Space, read_space
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recbole_ra.bridge.config import RaConfig, props_root
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.settings.config import RaConfig, props_root
 from recbole_ra.tuning.space import Parameter, Space, check_space, default_point, read_space
 
 QUIET = {"use_gpu": False}
@@ -83,10 +83,10 @@ def test_the_default_point_follows_settings_and_the_data_set() -> None:
     space = read_space(Path("backbone"))
     point = default_point(space, RaConfig("DuoRec", "ml-100k", (), {**QUIET, "weight_decay": 1e-5}))
     assert point is not None
-    assert (point["train_batch_size"], point["weight_decay"], point["positions_per_visit"]) == (512, 1e-5, 25)
+    assert (point["train_batch_size"], point["weight_decay"], point["targets_per_pass"]) == (512, 1e-5, 25)
     point = default_point(space, RaConfig("SASRec", "other", (), QUIET))
     assert point is not None
-    assert (point["train_batch_size"], point["positions_per_visit"], point["ema_decay"]) == (2048, 4, 0.998)
+    assert (point["train_batch_size"], point["targets_per_pass"], point["ema_decay"]) == (2048, 4, 0.998)
 
 
 def test_the_values_are_checked_by_the_settings() -> None:

@@ -44,15 +44,15 @@ def artifact(settings: dict[str, Any], stage: str) -> Path:
 def test_training_gives_the_same_curve_at_the_same_batch(
     positions: int, alone: dict[str, Any], together: dict[str, Any], machine: Any
 ) -> None:
-    feed = {**STEADY, "positions_per_visit": positions}
+    feed = {**STEADY, "targets_per_pass": positions}
     one = run("SASRec", **{**alone, **feed}, say=silent)
-    told: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
     options = {**together, **feed}
-    two = run("SASRec", **options, say=silent, on_epoch=lambda entry: told.append(dict(entry)))
+    two = run("SASRec", **options, say=silent, on_epoch=lambda entry: reported.append(dict(entry)))
     for name in ("loss", "ndcg@10"):
         expected = [entry[name] for entry in one.history]
         assert [entry[name] for entry in two.history] == pytest.approx(expected, abs=1e-4)
-        assert [entry[name] for entry in told[: len(expected)]] == pytest.approx(expected, abs=1e-4)
+        assert [entry[name] for entry in reported[: len(expected)]] == pytest.approx(expected, abs=1e-4)
     assert two.test["unmasked"] == pytest.approx(one.test["unmasked"], abs=0.02)
 
 

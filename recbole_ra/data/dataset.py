@@ -1,0 +1,193 @@
+"""RecBole's data set, filtered and split by RecBole, without its padded histories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.data.atomic import check_atomic_file
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.table import SequenceTable, gather_windows
+
+FLAT_FIELD = "flat_position"
+PREFIX_FIELD = "prefix_length"
+EXACT_TIME_FIELD = "exact_time"
+"""When a row's target happens, float64: RecBole's own column is rounded to float32."""
+
+
+class CompactDataset(SequentialDataset):
+    """A :class:`SequentialDataset` whose rows are (prefix, target) pairs kept as two integers.
+
+    RecBole writes every prefix out into ``[rows, MAX_ITEM_LIST_LENGTH]`` tensors, one for each
+    field. Here a row keeps the target's place in the sorted interactions, and the histories of a
+    batch are cut when the batch is asked for; RecBole's loaders and models see no difference.
+    """
+
+    table: SequenceTable
+    flat_feat: Interaction
+    inter_feat: Any
+
+    def __init__(self, config: Any) -> None:
+        if config["benchmark_filename"] is not None:
+            raise DataError(
+                f"benchmark_filename={config['benchmark_filename']}: pre-split files are not read; "
+                "give one .inter file and choose the split with eval_args"
+            )
+        super().__init__(config)
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        folder = Path(dataset_path)
+        if not folder.exists():
+            self._try_download(folder)
+        required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
+        check_atomic_file(
+            folder / f"{token}.inter", required=required, separator=self.config["field_separator"]
+        )
+        super()._load_data(token, dataset_path)
+
+    def _try_download(self, folder: Path) -> None:
+        where = (
+            f"put the interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), "
+            "or name the folder that holds the data set's folder with --data_path"
+        )
+        try:
+            self._download()
+        except (OSError, ValueError, RuntimeError) as error:
+            # RecBole ends a download of one process with a barrier that needs a process group.
+            if (folder / f"{self.dataset_name}.inter").is_file():
+                return
+            if folder.exists() and not os.listdir(folder):
+                folder.rmdir()
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}"
+            ) from error
+
+    def _reset_index(self) -> None:
+        if not len(self.inter_feat):
+            raise DataError(
+                f"data set '{self.dataset_name}' is empty after filtering "
+                f"(user_inter_num_interval={self.config['user_inter_num_interval']}, "
+                f"item_inter_num_interval={self.config['item_inter_num_interval']}); loosen the filters"
+            )
+        super()._reset_index()
+
+    def _change_feat_format(self) -> None:
+        """Sort by user and time while the times are exact; RecBole sorts after it has rounded them.
+
+        As float32, which is what an :class:`Interaction` keeps, Unix times are equal within two minutes.
+        """
+        feat = self.inter_feat
+        order = np.lexsort((feat[self.time_field], feat[self.uid_field]))
+        self.inter_feat = feat.iloc[order].reset_index(drop=True)
+        self._times = self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
+        super()._change_feat_format()
+
+    def data_augmentation(self) -> None:
+        """Keep the sorted interactions as a table, and make one row of every target."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        flat = self.inter_feat
+        users = flat[self.uid_field].numpy()
+        new_user = np.flatnonzero(np.diff(users, prepend=-1))
+        offsets = np.append(new_user, len(users))
+        self.flat_feat = flat
+        self.table = SequenceTable.from_arrays(
+            flat[self.iid_field].numpy(),
+            offsets,
+            self.item_num,
+            users=users[new_user],
+            times=self._times,
+        )
+        self._check_lengths()
+        rows = self._every_row()
+        for field in (FLAT_FIELD, PREFIX_FIELD):
+            self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        self.inter_feat = rows
+
+    def _every_row(self) -> Interaction:
+        """One row for every (prefix, next item) of the table."""
+        prefixes = Prefixes.all_of(self.table, self.max_item_list_len)
+        rows = self.flat_feat[prefixes.flat_position]
+        rows.update(
+            Interaction(
+                {
+                    self.item_list_length_field: torch.from_numpy(prefixes.lengths),
+                    FLAT_FIELD: torch.from_numpy(prefixes.flat_position),
+                    PREFIX_FIELD: torch.from_numpy(prefixes.position),
+                }
+            )
+        )
+        return rows
+
+    def _check_lengths(self) -> None:
+        split = self.config["eval_args"]["split"]
+        short = np.flatnonzero(self.table.lengths < 3)
+        if "LS" in split and len(short):
+            user = self.field2id_token[self.uid_field][self.table.users[short[0]]]
+            raise DataError(
+                f"data set '{self.dataset_name}': {len(short)} users have fewer than 3 interactions (first: "
+                f"user '{user}'), too few to leave one out for validation and one for the test; "
+                'filter them with --user_inter_num_interval="[3,inf)"'
+            )
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """The rows of this split."""
+        flat = self.inter_feat[FLAT_FIELD].numpy()
+        sequence = np.searchsorted(self.table.offsets, flat, side="right") - 1
+        return Prefixes(self.table, sequence, flat - self.table.offsets[sequence], self.max_item_list_len)
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        """Rows with their histories, cut now: shapes [rows, MAX_ITEM_LIST_LENGTH]."""
+        rows = self.inter_feat[index]
+        flat, length = rows[FLAT_FIELD].numpy(), rows[self.item_list_length_field].numpy()
+        histories = {}
+        for field in self.flat_feat:
+            if field == self.uid_field or self.field2type[field] in (
+                FeatureType.TOKEN_SEQ,
+                FeatureType.FLOAT_SEQ,
+            ):
+                continue
+            values = self.flat_feat[field].numpy()
+            if values.ndim > 1:
+                continue
+            cut = gather_windows(values, flat - length, length, self.max_item_list_len)
+            histories[getattr(self, f"{field}_list_field")] = torch.from_numpy(cut)
+        if self.table.times is not None:
+            histories[EXACT_TIME_FIELD] = torch.from_numpy(self.table.times[flat])
+        rows.update(Interaction(histories))
+        return self.join(rows) if join else rows
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """User-item matrix of this split's targets and of each first item they follow."""
+        flat = self.inter_feat[FLAT_FIELD].numpy()
+        first = flat[self.inter_feat[self.item_list_length_field].numpy() == 1] - 1
+        interactions = self.flat_feat[np.concatenate([flat, first])]
+        return self._create_sparse_matrix(interactions, self.uid_field, self.iid_field, form, value_field)
+
+    def feature_bytes(self) -> Iterator[bytes]:
+        """What models may read beside users, items and times: other columns, features, preloaded weights."""
+        known = {self.uid_field, self.iid_field, self.time_field}
+        for source, feat in (("inter", self.flat_feat), ("user", self.user_feat), ("item", self.item_feat)):
+            columns = {} if feat is None else feat.interaction
+            for name in sorted(columns.keys() - known):
+                yield f"{source} {name}".encode()
+                yield columns[name].numpy().tobytes()
+        for name, weights in sorted(self._preloaded_weight.items()):
+            yield f"weights {name}".encode()
+            yield np.ascontiguousarray(weights).tobytes()
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Item tokens by id; position 0 is padding."""
+        return [str(token) for token in self.field2id_token[self.iid_field]]

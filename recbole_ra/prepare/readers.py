@@ -1,0 +1,243 @@
+"""Turn the files that people have into one RecBole atomic file of interactions."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute
+
+from recbole_ra.core.errors import DataError, SettingsError, nearest
+from recbole_ra.core.files import make_folder
+from recbole_ra.data.atomic import MISSING, check_readable, shown, write_inter
+from recbole_ra.prepare import rawfiles, tabular
+
+KINDS = {
+    "amazon-csv": "ratings without a header: user,item,rating,timestamp",
+    "amazon-reviews": "one JSON object a line",
+    "sequences": "'user item item …' a line",
+    "table": "CSV, TSV or Parquet with named columns",
+}
+"""What :func:`prepare` can read."""
+
+_SNIFFED_LINES = 20
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What :func:`prepare` wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The atomic file.
+    kind : str
+        One of :data:`KINDS`.
+    n_users, n_items, n_interactions : int
+        What the file holds.
+    n_dropped : int
+        Rows of the source left out because user, item or time is missing.
+    notes : tuple of str
+        What was decided and dropped, one sentence each.
+    """
+
+    path: Path
+    kind: str
+    n_users: int
+    n_items: int
+    n_interactions: int
+    n_dropped: int
+    notes: tuple[str, ...]
+
+
+def prepare(
+    source: Path,
+    name: str,
+    out: Path,
+    *,
+    kind: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> PreparedDataset:
+    """Write ``out/name/name.inter`` from a file of another format; rows keep their order.
+
+    Parameters
+    ----------
+    source : Path
+        The file; one whose name ends in ``.gz`` is decompressed while reading.
+    name : str
+        Name of the data set.
+    out : Path
+        Directory of the data sets, RecBole's ``data_path``.
+    kind : str
+        ``amazon-csv``: ratings without a header, ``user,item,rating,timestamp`` (2014) or
+        ``item,user,rating,timestamp`` (2018); ``amazon-reviews``: one JSON object a line;
+        ``sequences``: ``user item item …`` a line, oldest first; ``table``: CSV, TSV or Parquet
+        with named columns; ``auto``: decided by name and content.
+    columns : mapping of str to str, optional
+        For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``;
+        those not given are guessed from common names.
+    overwrite : bool
+        Whether an existing target may be replaced.
+
+    Raises
+    ------
+    DataError
+        If the source cannot be read as what it should be, or the target exists.
+    SettingsError
+        If ``name``, ``kind`` or ``columns`` is not usable.
+
+    Notes
+    -----
+    Numeric times keep their unit; ISO dates become seconds since 1970 (UTC where no zone is given).
+    Positions ``0, 1, 2, …`` stand in for times where the kind is ``sequences``.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise SettingsError(
+            f"name {name!r} is no plain directory name; use letters, digits, '_', '-' and '.'"
+        )
+    if kind not in ("auto", *KINDS):
+        known = ("auto", *KINDS)
+        raise SettingsError(f"kind '{kind}' is unknown; there are {', '.join(known)}{nearest(kind, known)}")
+    for role in columns or ():
+        if role not in tabular.ROLES:
+            known = tuple(tabular.ROLES)
+            raise SettingsError(
+                f"columns: '{role}' is unknown; there are {', '.join(known)}{nearest(role, known)}"
+            )
+    target = out / name / f"{name}.inter"
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: exists already; choose another name or allow overwriting")
+    check_readable(source)
+    try:
+        if kind == "auto":
+            kind = "table" if columns else _detect(source)
+        if columns and kind != "table":
+            raise SettingsError(f"columns: the kind '{kind}' has no named columns; leave columns out")
+        table, notes = _read(source, kind, columns or {})
+        frame, n_dropped = _complete_rows(table, source, kind)
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
+    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
+        raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
+    if n_dropped:
+        notes.append(f"dropped {n_dropped:,} of {table.num_rows:,} rows without user, item or time")
+    make_folder(target.parent)
+    write_inter(frame, target)
+    n_users, n_items = int(frame["user_id"].nunique()), int(frame["item_id"].nunique())
+    return PreparedDataset(target, kind, n_users, n_items, len(frame), n_dropped, tuple(notes))
+
+
+def _detect(source: Path) -> str:
+    """The kind of a file, by its first lines."""
+    if tabular.is_parquet(source):
+        return "table"
+    lines = rawfiles.first_lines(source, _SNIFFED_LINES)
+    if not lines:
+        raise DataError(f"{source}: has only blank lines; build it again")
+    if lines[0].lstrip().startswith("{"):
+        return "amazon-reviews"
+    fields = [line.split(tabular.sniff_separator(lines[0])) for line in lines]
+    if {"user_id", "item_id"} <= tabular.guess_columns(fields[0]).keys():
+        return "table"
+    if _is_amazon_csv(source, lines):
+        return "amazon-csv"
+    if _are_sequences(lines):
+        return "sequences"
+    kinds = "; ".join(f"'{kind}' ({what})" for kind, what in KINDS.items())
+    raise DataError(f"{source}: cannot tell what kind of file it is; set kind to one of {kinds}")
+
+
+def _is_amazon_csv(source: Path, lines: list[str]) -> bool:
+    fields = [line.split(",") for line in lines]
+    if any(len(row) != 4 or not (_is_number(row[2]) and _is_number(row[3])) for row in fields):
+        return False
+    asins = any(re.match(tabular.ASIN, field) for row in fields for field in row[:2])
+    return asins or source.name.lower().startswith("ratings_")
+
+
+def _are_sequences(lines: list[str]) -> bool:
+    """Whether lines are ids between spaces, and not the columns of a table without a header."""
+    if any(re.search(r"[\t,;|:{]", line) for line in lines):
+        return False
+    rows = [line.split() for line in lines]
+    if all(len(row) <= 2 for row in rows):
+        return False
+    same_width = len(rows) > 1 and len({len(row) for row in rows}) == 1
+    return not (same_width and len(rows[0]) <= 4 and all(_is_number(row[-1], at_least=1e8) for row in rows))
+
+
+def _is_number(text: str, at_least: float = -np.inf) -> bool:
+    try:
+        return float(text) >= at_least
+    except ValueError:
+        return False
+
+
+def _read(source: Path, kind: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+    if kind == "amazon-reviews":
+        return rawfiles.read_reviews(source), []
+    if kind == "sequences":
+        return rawfiles.read_sequences(source), []
+    if kind == "amazon-csv":
+        table, note = tabular.read_amazon_csv(source)
+    else:
+        table, note = tabular.read_table(source, columns)
+    return table, [note]
+
+
+def _complete_rows(table: pa.Table, source: Path, kind: str) -> tuple[pd.DataFrame, int]:
+    """Rows with user, item and numeric time, and how many rows were left out."""
+    n_rows = table.num_rows
+    table = pa.table({role: _without_missing(table[role]) for role in table.column_names})
+    complete = np.ones(n_rows, dtype=bool)
+    for role in ("user_id", "item_id", "timestamp"):
+        complete &= table[role].is_valid().to_numpy()
+    rows = np.flatnonzero(complete)
+    if not len(rows):
+        raise DataError(
+            f"{source}: none of its {n_rows} rows has user, item and time; check that it is of kind '{kind}'"
+        )
+    table = table.take(pa.array(rows))
+    frame = pd.DataFrame({role: table[role].to_pandas() for role in ("user_id", "item_id")})
+    for role in table.column_names[2:]:
+        values, bad = _numbers(table[role], dates=role == "timestamp")
+        if bad is not None:
+            place = tabular.place_of_row(source, int(rows[bad]), header=kind == "table")
+            what = "number or ISO date" if role == "timestamp" else "number"
+            raise DataError(
+                f"{source}, {place}: {role} {shown(str(table[role][bad].as_py()))} is no {what}; "
+                "correct it or name another column"
+            )
+        frame[role] = values
+    return frame, n_rows - len(rows)
+
+
+def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with every spelling of "no value" as null."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    return compute.if_else(compute.is_in(column, pa.array(MISSING, column.type)), None, column)
+
+
+def _numbers(column: pa.ChunkedArray, *, dates: bool) -> tuple[NDArray[np.float64], int | None]:
+    """Values as floats, NaN for null, and the first row that holds something else.
+
+    With ``dates``, a column whose first value is no number holds ISO dates, as seconds since 1970.
+    """
+    texts = column.to_pandas()
+    given = texts.notna().to_numpy()
+    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
+    if dates and not np.isfinite(values[0]):
+        moments = pd.to_datetime(texts.astype(str), utc=True, format="ISO8601", errors="coerce")
+        values = ((moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
+    bad = given & ~np.isfinite(values)
+    return values, int(np.argmax(bad)) if bad.any() else None

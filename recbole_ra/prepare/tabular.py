@@ -1,0 +1,203 @@
+"""Readers of tables: CSV, TSV and Parquet with named columns, Amazon's CSV without names.
+
+Each returns an arrow table with the columns ``user_id``, ``item_id``, ``timestamp`` and, if the file
+has one, ``rating``: ids as text or integers, times and ratings as numbers or as the text of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import compute, parquet
+from pyarrow import csv as arrow_csv
+
+from recbole_ra.core.errors import DataError, SettingsError, nearest
+from recbole_ra.prepare.rawfiles import first_lines, unpacked
+
+ROLES = {
+    "user_id": "userid user uid reviewerid customerid customer visitorid memberid",
+    "item_id": "itemid item iid movieid asin parentasin productid product articleid businessid bookid "
+    "trackid songid gameid isbn",
+    "timestamp": "timestamp time ts unixreviewtime unixtime datetime date eventtime createdat tdat",
+    "rating": "rating overall stars score",
+}
+"""Column names known for each role, best first, compared without case and punctuation."""
+
+ASIN = r"^(B[0-9A-Z]{9}|[0-9]{9}[0-9X])$"
+"""Amazon's item ids: ten characters from B0…, or the ISBN of a book."""
+
+
+def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, str]:
+    """Read a CSV, TSV or Parquet file with named columns; also a sentence about the columns used.
+
+    Raises
+    ------
+    DataError
+        If a column is not there or cannot be guessed, or a row has the wrong number of fields.
+    SettingsError
+        If one column is named for two roles.
+    """
+    if is_parquet(source):
+        try:
+            used = choose_columns(source, parquet.read_schema(source).names, columns)
+            table = parquet.read_table(source, columns=list(used.values()))
+        except pa.ArrowInvalid as fault:
+            raise DataError(f"{source}: is not Parquet ({_first_line(fault)}); write it again") from fault
+        arrays = {role: _from_parquet(source, table[name], role) for role, name in used.items()}
+    else:
+        lines = first_lines(source, 1)
+        separator = sniff_separator(lines[0]) if lines else ","
+        header = next(csv.reader(lines, delimiter=separator), [])
+        used = choose_columns(source, header, columns)
+        table = _read_delimited(source, separator, header, list(used.values()), header=True)
+        arrays = {role: table[name] for role, name in used.items()}
+    return pa.table(arrays), "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
+
+
+def read_amazon_csv(source: Path) -> tuple[pa.Table, str]:
+    """Read Amazon ratings without a header; also a sentence about which column was taken for what.
+
+    Raises
+    ------
+    DataError
+        For a row that has not four fields, or if neither id column looks more like ASINs.
+    """
+    names = ["first", "second", "rating", "timestamp"]
+    table = _read_delimited(source, ",", names, names, header=False)
+    first, second = (_share_of_asins(table[name]) for name in names[:2])
+    if first == second:
+        raise DataError(
+            f"{source}: cannot tell users from items, {first:.0%} of both id columns look like ASINs; "
+            "add a header line and use kind 'table'"
+        )
+    order = ("item_id", "user_id") if first > second else ("user_id", "item_id")
+    column, release = ("first", "2018") if first > second else ("second", "2014")
+    note = (
+        f"read as {','.join(order)},rating,timestamp ({release} release): "
+        f"{max(first, second):.1%} of the {column} column look like ASINs"
+    )
+    table = table.rename_columns([*order, "rating", "timestamp"])
+    return table.select(["user_id", "item_id", "timestamp", "rating"]), note
+
+
+def is_parquet(source: Path) -> bool:
+    """Whether a file says so, by its name or its first bytes."""
+    with source.open("rb") as file:
+        return source.suffix.lower() in (".parquet", ".pq") or file.read(4) == b"PAR1"
+
+
+def place_of_row(source: Path, row: int, *, header: bool) -> str:
+    """``"line 7"`` for a row (from 0) of a text file with fields, ``"row 6"`` for Parquet."""
+    if is_parquet(source):
+        return f"row {row}"
+    rows = _csv_rows(source, sniff_separator(first_lines(source, 1)[0]))
+    line, _ = next(islice(rows, row + header, None))
+    return f"line {line}"
+
+
+def sniff_separator(line: str) -> str:
+    """The likely separator of a line of fields; a comma if there is none."""
+    return max(",\t;|", key=line.count)
+
+
+def guess_columns(header: list[str]) -> dict[str, str]:
+    """The roles that common names in a header stand for; RecBole's ``:type`` suffix is ignored."""
+    plain = {re.sub("[^a-z0-9]", "", name.split(":")[0].lower()): name for name in reversed(header)}
+    found = {role: [plain[word] for word in words.split() if word in plain] for role, words in ROLES.items()}
+    return {role: names[0] for role, names in found.items() if names}
+
+
+def choose_columns(source: Path, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role: as given, otherwise by a common name; a rating may be absent."""
+    guessed = guess_columns(header)
+    used: dict[str, str] = {}
+    for role in ROLES:
+        name = given.get(role, guessed.get(role))
+        if name is None and role == "rating":
+            continue
+        if name is None:
+            raise DataError(
+                f"{source}: no column has a common name for {role}; there are {', '.join(header)}; "
+                f"name it in columns, as {role}"
+            )
+        if header.count(name) != 1:
+            count = "no column" if name not in header else "more than one column"
+            raise DataError(
+                f"{source}: {count} '{name}' for {role}; there are {', '.join(header)}{nearest(name, header)}"
+            )
+        if name in used.values():
+            raise SettingsError(f"columns: '{name}' is taken for two roles; name another for {role}")
+        used[role] = name
+    return used
+
+
+def _read_delimited(
+    source: Path, separator: str, names: list[str], used: list[str], *, header: bool
+) -> pa.Table:
+    """The ``used`` columns of a text file, as text."""
+    try:
+        return arrow_csv.read_csv(
+            pa.input_stream(str(source), compression="detect"),
+            read_options=arrow_csv.ReadOptions(column_names=None if header else names),
+            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=header),
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=used, column_types=dict.fromkeys(used, pa.string())
+            ),
+        )
+    except pa.ArrowInvalid as fault:
+        for line, fields in _csv_rows(source, separator):
+            if len(fields) != len(names):
+                raise DataError(
+                    f"{source}, line {line}: {len(fields)} fields where there should be {len(names)}; "
+                    "complete or remove the line"
+                ) from fault
+        raise DataError(f"{source}: is no table ({_first_line(fault)}); correct it") from fault
+    except OSError as fault:
+        raise DataError(f"{source}: cannot be read ({_first_line(fault)}); get it again") from fault
+
+
+def _csv_rows(source: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of its first line."""
+    with source.open("rb") as raw, unpacked(source, raw) as file:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+        line = 1
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+
+
+def _from_parquet(source: Path, column: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
+    """A column as the other readers give it."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _from_parquet(source, column.cast(kind.value_type), role)
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        micros = column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
+        return compute.divide(micros.cast(pa.float64()), 1e6)
+    if pa.types.is_floating(kind):
+        column = compute.if_else(compute.is_nan(column), None, column)
+        if role in ("timestamp", "rating"):
+            return column
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid as fault:
+            raise DataError(f"{source}: {role} holds fractions; name a column of ids") from fault
+    try:
+        return column if pa.types.is_integer(kind) else column.cast(pa.string())
+    except pa.ArrowException as fault:
+        raise DataError(f"{source}: {role} holds {kind}; name a column of single values") from fault
+
+
+def _share_of_asins(column: pa.ChunkedArray) -> float:
+    return float(compute.sum(compute.match_substring_regex(column, ASIN)).as_py()) / len(column)
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).split("\n", 1)[0]

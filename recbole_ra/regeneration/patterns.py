@@ -1,0 +1,55 @@
+"""The frequent patterns of a run, mined once for whichever stages need them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.data.table import SequenceTable
+from recbole_ra.regeneration.mining import Patterns, mine_patterns
+from recbole_ra.training.run import Run
+
+
+class MinedPatterns:
+    """Patterns of the training part (METHOD 1.1), mined when they are first asked for.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @functools.cached_property
+    def patterns(self) -> Patterns:
+        """The patterns with the numbers of the training items.
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        settings = self.run.config.patterns
+        mined = mine_patterns(
+            self.run.training_part.numbered, window=settings.window, min_support=settings.min_support
+        )
+        if not len(mined):
+            raise DataError(
+                f"data set '{self.run.config.dataset}': no pattern occurs in {settings.min_support} "
+                f"sequences within {settings.window} positions; lower --min_support, widen --window, or "
+                "do without patterns (memory_source=enumerate, regenerate=none)"
+            )
+        return mined
+
+    @functools.cached_property
+    def table(self) -> SequenceTable:
+        """The patterns with the data set's item ids, as unowned sequences."""
+        items = self.run.training_part.items
+        table = self.patterns.to_table(len(items))
+        return dataclasses.replace(
+            table, items=items.ids[table.items].astype(np.int32), n_items=self.run.n_items
+        )

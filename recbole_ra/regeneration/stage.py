@@ -1,0 +1,163 @@
+"""The stages before the backbone: what its training data is made of (METHOD 1)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import write_bytes
+from recbole_ra.data.regenerated import RegeneratedDataset, check_originals
+from recbole_ra.data.table import Origin
+from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
+from recbole_ra.regeneration.merge import RegeneratedData, merge
+from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.regeneration.pictures import statistics_plot, statistics_table
+from recbole_ra.regeneration.stages import RegeneratorStages, source_windows
+from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
+from recbole_ra.regeneration.trainer import DEV_LOSS
+from recbole_ra.report.plots import learning_curve
+from recbole_ra.report.tables import render
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.run import Run
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Regenerated:
+    """A regenerated training split.
+
+    Attributes
+    ----------
+    kept : RegeneratedData
+        The rows that take part in training.
+    train : RegeneratedDataset
+        The same as a training split.
+    statistics : RegenerationStatistics
+    history : list of mapping
+        Epochs of the regenerator, empty if none was trained.
+    """
+
+    kept: RegeneratedData
+    train: RegeneratedDataset
+    statistics: RegenerationStatistics
+    history: list[dict[str, Any]]
+
+    def facts(self, config: RaConfig) -> dict[str, Any]:
+        """Settings, rows that train, and statistics, for a result or a manifest."""
+        table = self.train.table
+        return {
+            "settings": {**asdict(config.patterns), **asdict(config.regeneration)},
+            "training_rows": len(table),
+            "training_targets": int((table.lengths - 1).sum()),
+            "statistics": self.statistics.to_dict(),
+            "table": self.table(),
+            "history": self.history,
+        }
+
+    def table(self) -> str:
+        """The statistics as plain text."""
+        return render(statistics_table(self.statistics))
+
+    def save_pictures(self, folder: Path) -> None:
+        """Write the statistics as ``regeneration.txt`` and ``.png``, and the regenerator's epochs."""
+        write_bytes(folder / "regeneration.txt", self.table().encode())
+        statistics_plot(self.statistics, folder / "regeneration.png")
+        if any(DEV_LOSS in epoch for epoch in self.history):
+            best = min(reversed(self.history), key=lambda epoch: epoch[DEV_LOSS])["epoch"]
+            picture = folder / "regenerator.png"
+            learning_curve(self.history, picture, metric=DEV_LOSS, best_epoch=best, title="regenerator")
+
+
+def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
+    """Regenerate the training data as the settings say, or reuse what was; None if they say none.
+
+    The run trains on it from then on.
+
+    Raises
+    ------
+    DataError
+        If there is no pattern, or a file of sequences does not fit the data set.
+    """
+    settings, started = run.config.regeneration, perf_counter()
+    kind = settings.regenerate
+    history: list[dict[str, Any]] = []
+    if kind == "none":
+        return None
+    patterns, decoded, sources = None, None, source_windows(run, run.training_part.sequences)
+    if kind in ("dr4sr", "patterns"):
+        patterns = mined.table
+        run.say(f"patterns: {len(patterns)}")
+        if kind == "dr4sr":
+            stages = RegeneratorStages(run, mined)
+            decoded, history = stages.decoded(), stages.history()
+        data = merge(
+            run.training_part.sequences,
+            patterns,
+            None if decoded is None else decoded.to_table(sources),
+            None if decoded is None else decoded.latent,
+        )
+    else:
+        data = read_regenerated(run, Path(kind))
+    data = data.repeat_originals(settings.original_copies)
+    wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
+    kept = data.keep(wanted)
+    if not len(kept.table):
+        raise DataError(
+            f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
+        )
+    statistics = regeneration_statistics(
+        data,
+        run.training_part.sequences,
+        patterns=patterns,
+        decoded=decoded,
+        sources=None if decoded is None else sources,
+    )
+    counts = np.bincount(kept.table.origin, minlength=len(Origin))
+    run.say(
+        "training data: "
+        + ", ".join(f"{counts[origin]} {origin.name.lower()}" for origin in wanted)
+        + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
+    )
+    run.seconds["regeneration"] = perf_counter() - started
+    run.regenerated = RegeneratedDataset(run.splits.train, kept.table)
+    return Regenerated(kept, run.regenerated, statistics, history)
+
+
+def read_regenerated(run: Run, path: Path) -> RegeneratedData:
+    """What ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or was made from another data set or split: held-out items might
+        stand in it.
+    """
+    file = path / SEQUENCES_FILE if path.is_dir() else path
+    run.say(f"training data: {file}")
+    data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
+    try:
+        made_from = json.loads(file.with_name(MANIFEST).read_text())["training_part"]
+    except (OSError, ValueError, KeyError, TypeError):
+        made_from = None
+    if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
+        run.say(f"{file}: has neither a manifest nor original rows; that it fits this split is not checked")
+    if made_from not in (None, run.training_part.digest):
+        raise DataError(
+            f"{file}: was made from another data set or split than '{run.config.dataset}' is now; "
+            "regenerate with these settings"
+        )
+    check_originals(run.splits.train, data.table)
+    return data
+
+
+def user_tokens(run: Run) -> list[str]:
+    """User tokens by id; position 0 is padding."""
+    whole = run.splits.whole
+    return [str(token) for token in whole.field2id_token[whole.uid_field]]

@@ -1,0 +1,197 @@
+"""The second stage: the memory bank, and the neighbours of rows in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_ra.data.fields import Fields
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.regenerated import RegeneratedDataset
+from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.models.recommenders import Recommender
+from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.neighbours import Queries, check_enough
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.training.backbone import Backbone
+from recbole_ra.training.loaders import cut_rows
+from recbole_ra.training.run import STAGE_VERSIONS, Run
+
+
+def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray | None = None) -> torch.Tensor:
+    """The states of a split's rows, of all or of those named, shape [rows, D], on the CPU."""
+    recommender.eval()
+    size = run.config["eval_batch_size"]
+    rows = np.arange(len(split)) if rows is None else rows
+    order = np.argsort(split.prefixes.lengths[rows], kind="stable")
+    blocks = [order[first : first + size] for first in range(0, len(order), size)]
+    shared = (recommender, split, run.fields, run.config.torch_device)
+    states: torch.Tensor | None = None
+    parts = run.workers.map(encode_block, shared, [rows[block] for block in blocks])
+    for block, part in zip(blocks, parts, strict=True):
+        if states is None:
+            states = part.new_empty(len(order), part.shape[1])
+        states[torch.from_numpy(block)] = part
+    assert states is not None, "an empty split has no states"
+    return states
+
+
+@torch.no_grad()
+def encode_block(shared: tuple[Recommender, Any, Fields, torch.device], rows: IntArray) -> torch.Tensor:
+    """The states of some rows, shape [len(rows), D], on the CPU."""
+    recommender, split, fields, device = shared
+    interaction = cut_rows(split, rows, fields, trim=recommender.trims).to(device)
+    return recommender.to(device).represent(interaction).cpu()
+
+
+def memories_of(prefixes: Prefixes) -> dict[str, Any]:
+    """Values, owners, lengths and times of (prefix, next item) rows."""
+    facts = Queries.of(prefixes)
+    times = np.full(len(prefixes), np.nan) if facts.times is None else facts.times
+    return {"values": prefixes.targets, "users": facts.users, "lengths": facts.lengths, "times": times}
+
+
+@dataclass
+class Memory:
+    """The bank and the constants that follow from it and a frozen backbone."""
+
+    bank: MemoryBank
+    key: str
+    train_states: torch.Tensor
+
+
+def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recommender) -> Memory:
+    """Encode the training rows and build the memory bank, or reuse both."""
+    config, started = run.config, perf_counter()
+    settings = {**dataclasses.asdict(config.bank), **dataclasses.asdict(config.patterns)}
+    for name in ("extend_with_validation", "memory_scope", "memory_data"):
+        settings.pop(name)
+    content = {
+        "stage": "bank",
+        "version": STAGE_VERSIONS["bank"],
+        "backbone": backbone.key,
+        "data": run.fingerprint,
+        "settings": settings,
+        "seed": config.seed_value,
+    }
+    if config.bank.memory_data == "regenerated":
+        content["training"] = regenerated_of(run).fingerprint()
+    with run.making(content) as artifact:
+        found = artifact.found
+        if found is not None:
+            bank = MemoryBank.load(found / "bank", config.torch_device)
+            states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
+        else:
+            folder = run.start(artifact, resume=False)
+            states = encode_rows(run, base, run.splits.train)
+            bank = build_bank(run, mined, base, states)
+            bank.save(folder / "bank")
+            np.save(folder / "train_states.npy", states.numpy())
+            run.finish(artifact)
+    run.seconds["bank"] = perf_counter() - started
+    run.say(f"bank: {len(bank)} memories ({config.bank.memory_source}, {config.bank.index_type})")
+    return Memory(bank, artifact.key, states)
+
+
+def build_bank(run: Run, mined: MinedPatterns, base: Recommender, states: torch.Tensor) -> MemoryBank:
+    """Memories from every training row, from mined patterns, or from both."""
+    config = run.config
+    parts: list[dict[str, Any]] = []
+    if config.bank.memory_source in ("enumerate", "both"):
+        if config.bank.memory_data == "original":
+            parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
+        else:
+            parts.append(regenerated_memories(run, base))
+    if config.bank.memory_source in ("patterns", "both"):
+        parts.append(pattern_memories(run, mined.table, base))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return MemoryBank.build(
+        **columns,
+        index_kind=config.bank.index_type,
+        nlist=config.bank.nlist,
+        nprobe=config.bank.nprobe,
+        seed=config.seed_value,
+        device=config.torch_device,
+    )
+
+
+def regenerated_of(run: Run) -> RegeneratedDataset:
+    """The regenerated training split of a run that has one."""
+    assert run.regenerated is not None, "the settings were checked: memory_data=regenerated regenerates"
+    return run.regenerated
+
+
+def regenerated_memories(run: Run, base: Recommender) -> dict[str, Any]:
+    """(prefix, next item) of every regenerated row; an original that trains twice is remembered once.
+
+    A decoded row may hold any item of its source, so to its owner it is as late as the owner's last
+    training target: no training query of the owner may see it, validation and test may (METHOD 4).
+    When it happened is unknown.
+    """
+    dataset = regenerated_of(run)
+    chosen = dataset.distinct_rows
+    rows = dataset.prefixes[chosen]
+    facts = memories_of(rows)
+    made = rows.table.origin[rows.sequence] != Origin.ORIGINAL
+    trained = np.zeros(int(run.training_part.sequences.users.max()) + 1, dtype=np.int64)
+    trained[run.training_part.sequences.users] = np.maximum(run.training_part.sequences.lengths - 1, 0)
+    facts["lengths"] = np.where(made, trained[facts["users"]], facts["lengths"])
+    return {"keys": encode_rows(run, base, dataset, chosen).numpy(), **facts}
+
+
+@torch.no_grad()
+def pattern_memories(run: Run, patterns: SequenceTable, base: Recommender) -> dict[str, Any]:
+    """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
+    rows = Prefixes(
+        patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
+    )
+    keys = []
+    for first in range(0, len(rows), run.config["eval_batch_size"]):
+        part = rows[slice(first, first + run.config["eval_batch_size"])]
+        width = None if base.trims else run.config["MAX_ITEM_LIST_LENGTH"]
+        interaction = pattern_interaction(part, run.fields, width).to(run.config.torch_device)
+        keys.append(base.represent(interaction).cpu().numpy())
+    return {"keys": np.concatenate(keys), **memories_of(rows), "lengths": rows.position}
+
+
+def pattern_interaction(rows: Prefixes, fields: Fields, width: int | None) -> Interaction:
+    """RecBole's ``Interaction`` for histories that are in no data set."""
+    return Interaction(
+        {
+            fields.user: torch.zeros(len(rows), dtype=torch.int64),
+            fields.history: torch.from_numpy(rows.items(width)),
+            fields.length: torch.from_numpy(rows.lengths),
+        }
+    )
+
+
+def check_bank_size(run: Run, mined: MinedPatterns) -> None:
+    """Refuse, before a backbone is trained, to ask for more neighbours than there will be memories.
+
+    Raises
+    ------
+    SettingsError
+    """
+    source = run.config.bank.memory_source
+    memories = 0 if source == "enumerate" else len(mined.patterns)
+    if source != "patterns":
+        original = run.config.bank.memory_data == "original"
+        memories += len(run.train_rows if original else regenerated_of(run).distinct_rows)
+    check_enough(run.config.raft.n_neighbors, memories, source)
+
+
+def extend_bank(run: Run, recommender: RetrievalRecommender) -> None:
+    """Add the validation pairs: a dynamic memory takes new interactions without training."""
+    if not len(run.splits.valid):
+        return
+    states = encode_rows(run, recommender.base, run.splits.valid)
+    bank = recommender.bank
+    bank.add(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))
+    recommender.set_bank(bank)

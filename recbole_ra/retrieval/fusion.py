@@ -1,0 +1,138 @@
+"""The retrieval-augmented module (RAM): neighbours are fused into a state by cross-attention.
+
+Shapes: ``B`` rows, ``K`` neighbours, ``D`` width, ``H`` heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_ra.models.dropout import Dropout, dropout
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one query a row over its own ``K`` keys and values.
+
+    The key and value projections are moved to the query's and the result's side, which is the same
+    product in another order: ``O(B H D^2 + B K H D)`` instead of ``O(B K D^2)``. The keys' bias
+    shifts all scores of a query alike and so is left out.
+    """
+
+    def __init__(self, *, width: int, n_heads: int, temperature: float, dropout: float) -> None:
+        super().__init__()
+        if width % n_heads:
+            raise ValueError(f"width {width} is not divisible by n_heads {n_heads}")
+        self.n_heads = n_heads
+        self.scale = (width // n_heads) ** -0.5 / temperature
+        self.p = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """[B, D], [B, K, D], [B, K, D], [B, K] -> [B, D].
+
+        A row without a valid neighbour attends evenly; the caller discards it.
+        """
+        b, d = query.shape
+        h = self.n_heads
+        q = self.query(query).view(b, h, d // h) * self.scale  # [B, H, D/H]
+        q = torch.einsum("bhe,hed->bhd", q, self.key.weight.view(h, d // h, d))  # [B, H, D]
+        scores = torch.matmul(q, keys.transpose(1, 2))  # [B, H, K]
+        scores = scores.masked_fill(~valid[:, None, :], torch.finfo(scores.dtype).min)
+        weights = dropout(scores.softmax(-1), self.p, self.training)
+        mixed = torch.matmul(weights, values)  # [B, H, D]
+        mixed = torch.einsum("bhd,hed->bhe", mixed, self.value.weight.view(h, d // h, d))  # [B, H, D/H]
+        bias = self.value.bias.view(h, d // h) * weights.sum(-1, keepdim=True)
+        return self.dropout(self.out((mixed + bias).reshape(b, d)))
+
+
+class Channel(nn.Module):
+    """Cross-attention, feed-forward with residual and LayerNorm, cross-attention (RaSeRec's RAM).
+
+    Both attentions see the same neighbours; there is no residual around them.
+    """
+
+    def __init__(
+        self, *, width: int, n_heads: int, inner: int, temperature: float, dropout: float, eps: float
+    ) -> None:
+        super().__init__()
+        self.first = CrossAttention(width=width, n_heads=n_heads, temperature=temperature, dropout=dropout)
+        self.inner = nn.Linear(width, inner)
+        self.outer = nn.Linear(inner, width)
+        self.dropout = Dropout(dropout)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.second = CrossAttention(width=width, n_heads=n_heads, temperature=temperature, dropout=dropout)
+
+    def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """[B, D], [B, K, D], [B, K, D], [B, K] -> [B, D]."""
+        x = self.first(state, keys, values, valid)
+        x = self.norm(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
+        return self.second(x, keys, values, valid)
+
+
+class Fusion(nn.Module):
+    """``h~ = alpha h + (1 - alpha) (beta h'_s + (1 - beta) h'_t)`` (METHOD 5).
+
+    Channel ``s`` attends keys = memories' states, values = their targets' vectors; channel ``t``
+    the other way round. A channel whose weight is zero does not exist. A row without a valid
+    neighbour keeps ``h``.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        alpha: float,
+        beta: float,
+        n_heads: int,
+        inner: int,
+        temperature: float,
+        dropout: float,
+        eps: float = 1e-12,
+        initializer_range: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.beta = beta
+
+        def channel() -> Channel:
+            return Channel(
+                width=width, n_heads=n_heads, inner=inner, temperature=temperature, dropout=dropout, eps=eps
+            )
+
+        self.by_state = channel() if beta > 0 else None
+        self.by_target = channel() if beta < 1 else None
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=initializer_range)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """Fuse neighbours into states.
+
+        Parameters
+        ----------
+        state : Tensor, shape [B, D]
+        keys : Tensor, shape [B, K, D]
+            The memories' states.
+        values : Tensor, shape [B, K, D]
+            The vectors of the items that followed.
+        valid : bool Tensor, shape [B, K]
+
+        Returns
+        -------
+        Tensor, shape [B, D]
+        """
+        fused = torch.zeros_like(state)
+        if self.by_state is not None:
+            fused = fused + self.beta * self.by_state(state, keys, values, valid)
+        if self.by_target is not None:
+            fused = fused + (1 - self.beta) * self.by_target(state, values, keys, valid)
+        mixed = self.alpha * state + (1 - self.alpha) * fused
+        return torch.where(valid.any(1, keepdim=True), mixed, state)

@@ -1,0 +1,244 @@
+"""The retrieval-augmented recommender: a backbone, a memory bank and the module that fuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_ra.core.seeding import stream
+from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD
+from recbole_ra.data.fields import Fields
+from recbole_ra.models.losses import bpr, full_softmax
+from recbole_ra.models.recommenders import Recommender
+from recbole_ra.retrieval.fusion import Fusion
+from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
+
+
+@dataclass
+class Retrieved:
+    """States whose neighbours are known.
+
+    Attributes
+    ----------
+    states : Tensor, shape [B, D]
+    ids : int64 Tensor, shape [B, K]
+        Rows of the memory bank.
+    valid : bool Tensor, shape [B, K]
+    """
+
+    states: Tensor
+    ids: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor, neighbours: Neighbours) -> Retrieved:
+        """Join states with what was found for them."""
+        device = states.device
+        return cls(
+            states, torch.from_numpy(neighbours.ids).to(device), torch.from_numpy(neighbours.valid).to(device)
+        )
+
+    def __getitem__(self, rows: Any) -> Retrieved:
+        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows])
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def to(self, device: torch.device | str) -> Retrieved:
+        """Move every tensor to a device."""
+        return Retrieved(self.states.to(device), self.ids.to(device), self.valid.to(device))
+
+
+@dataclass
+class RaftBatch:
+    """One step of fine-tuning: queries and the items that followed, shape [B]."""
+
+    query: Any
+    targets: Tensor
+
+    def to(self, device: torch.device | str) -> RaftBatch:
+        """Move every tensor to a device."""
+        return RaftBatch(self.query.to(device), self.targets.to(device))
+
+
+class RetrievalRecommender(Recommender):
+    """``h~ = alpha h + (1 - alpha) RAM(h, memories)`` over any recommender (METHOD 5).
+
+    A query is either a RecBole ``Interaction`` (the state is encoded and its neighbours are
+    searched now) or a :class:`Retrieved` (both are known); scores of the two are equal.
+
+    Parameters
+    ----------
+    base : Recommender
+        The backbone; frozen unless ``finetune_all``.
+    fusion : Fusion
+    bank : MemoryBank
+    fields : Fields
+    n_neighbors : int
+    scope : str
+        ``any`` or ``past`` (METHOD 4).
+    loss_type : str
+        ``CE`` or ``BPR``.
+    finetune_all : bool
+    """
+
+    def __init__(
+        self,
+        base: Recommender,
+        fusion: Fusion,
+        bank: MemoryBank,
+        *,
+        fields: Fields,
+        n_neighbors: int,
+        scope: str,
+        loss_type: str,
+        finetune_all: bool,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.fusion = fusion
+        self.fields = fields
+        self.n_neighbors = n_neighbors
+        self.scope = scope
+        self.loss_type = loss_type
+        self.finetune_all = finetune_all
+        self.base.requires_grad_(finetune_all)
+        self.set_bank(bank)
+
+    def set_bank(self, bank: MemoryBank) -> None:
+        """Use another bank from now on."""
+        self.bank = bank
+        device = self.base.item_table.device
+        self._keys = torch.from_numpy(bank.keys).to(device)
+        self._values = torch.from_numpy(bank.values).to(device)
+
+    def train(self, mode: bool = True) -> RetrievalRecommender:
+        """Train mode; a frozen backbone stays as it is evaluated."""
+        super().train(mode)
+        if not self.finetune_all:
+            self.base.eval()
+        return self
+
+    @property
+    def trims(self) -> bool:
+        """As the backbone."""
+        return self.base.trims
+
+    @property
+    def item_table(self) -> Tensor:
+        """Item vectors, shape [N, D]."""
+        return self.base.item_table
+
+    @property
+    def item_bias(self) -> Tensor | None:
+        """Constant part of each item's score, shape [N], or None."""
+        return self.base.item_bias
+
+    def retrieve(self, states: Tensor, queries: Queries) -> Retrieved:
+        """Find the memories of encoded rows.
+
+        Parameters
+        ----------
+        states : Tensor, shape [B, D]
+        queries : Queries
+            What eligibility asks about the rows.
+        """
+        found = find_neighbours(
+            self.bank, states.detach().cpu().numpy(), queries, k=self.n_neighbors, scope=self.scope
+        )
+        return Retrieved.of(states, found)
+
+    def query(self, interaction: Any) -> Retrieved:
+        """Encode the histories of an ``Interaction`` and find their memories."""
+        columns = interaction.columns
+        lengths = PREFIX_FIELD if PREFIX_FIELD in columns else self.fields.length
+        queries = Queries(
+            users=interaction[self.fields.user].cpu().numpy(),
+            lengths=interaction[lengths].cpu().numpy(),
+            times=interaction[EXACT_TIME_FIELD].cpu().numpy() if EXACT_TIME_FIELD in columns else None,
+        )
+        return self.retrieve(self.base.represent(interaction), queries)
+
+    def represent(self, interaction: Any) -> Tensor:
+        """The fused state of each row, shape [B, D]."""
+        known = isinstance(interaction, Retrieved | EncodedQuery)
+        query = interaction if known else self.query(interaction)
+        states = query.states  # first: RecBole's models tell their item vectors as they encode
+        values = self.item_table[self._values[query.ids]]  # [B, K, D]
+        return self.fusion(states, self._keys[query.ids], values, query.valid)
+
+    def calculate_loss(self, batch: RaftBatch) -> Tensor:
+        """Loss of one optimisation step, shape []."""
+        states, table = self.represent(batch.query), self.item_table
+        if self.loss_type == "BPR":
+            negatives = torch.randint(1, len(table) - 1, batch.targets.shape, device=table.device)
+            return bpr(states, table, batch.targets, negatives + (negatives >= batch.targets))
+        if self.item_bias is not None:
+            states = torch.cat([states, states.new_ones(len(states), 1)], 1)
+            table = torch.cat([table, self.item_bias[:, None]], 1)
+        return full_softmax(states, table, batch.targets)
+
+
+class RaftBatches:
+    """Random batches of fine-tuning.
+
+    Parameters
+    ----------
+    start_epoch : callable
+        Called at the start of each epoch; returns what turns rows, shape [b], into a query. With a
+        frozen backbone that is a look-up in a :class:`Retrieved` of all rows.
+    targets : int64 Tensor, shape [rows]
+    batch_size, seed : int
+    """
+
+    shuffle = True
+
+    def __init__(
+        self,
+        start_epoch: Callable[[], Callable[[Tensor], Any]],
+        targets: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.start_epoch = start_epoch
+        self.targets = targets
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.targets) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RaftBatch]:
+        query = self.start_epoch()
+        order = torch.from_numpy(stream(self.seed, "raft", self.epoch).permutation(len(self.targets)))
+        self.epoch += 1
+        for rows in torch.split(order, self.batch_size):
+            yield RaftBatch(query(rows), self.targets[rows])
+
+
+@dataclass
+class EncodedQuery:
+    """A query whose neighbours are known and whose state is encoded, with gradients, when asked for."""
+
+    recommender: RetrievalRecommender
+    interaction: Any
+    ids: Tensor
+    valid: Tensor
+
+    @property
+    def states(self) -> Tensor:
+        """The state of each row, shape [B, D]."""
+        return self.recommender.base.represent(self.interaction)
+
+    def to(self, device: torch.device | str) -> EncodedQuery:
+        """Move every tensor to a device."""
+        return EncodedQuery(
+            self.recommender, self.interaction.to(device), self.ids.to(device), self.valid.to(device)
+        )

@@ -1,0 +1,110 @@
+"""What settings say against each other, each of them right by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from recbole_ra.core.errors import nearest
+from recbole_ra.data.table import Origin
+from recbole_ra.models.registry import BACKBONES, REGENERATOR
+from recbole_ra.settings.declared import RegenerationSettings
+
+if TYPE_CHECKING:
+    from recbole_ra.settings.config import RaConfig
+
+REGENERATIONS = ("none", "dr4sr", "patterns")
+
+
+def contradictions(config: RaConfig) -> Iterator[str]:
+    """Say which settings do not go together, or would do nothing."""
+    if isinstance(config["MAX_ITEM_LIST_LENGTH"], int):
+        yield from _of_regeneration(config)
+    yield from _of_memories(config)
+    yield from _of_loaders(config)
+
+
+def longest_decoded(config: RaConfig) -> int:
+    """Items that the regenerator has positions for; not ``decode_length``, so that it can change later."""
+    return max(
+        int(config["MAX_ITEM_LIST_LENGTH"]), config.patterns.window, RegenerationSettings.decode_length
+    )
+
+
+def _of_regeneration(config: RaConfig) -> Iterator[str]:
+    """What is wrong with the settings of regeneration as a whole."""
+    regeneration, known = config.regeneration, [origin.name.lower() for origin in Origin]
+    kind = regeneration.regenerate
+    if kind not in REGENERATIONS and not os.path.exists(kind):
+        names = ", ".join(REGENERATIONS)
+        yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
+    if kind not in REGENERATIONS:
+        made = {field.name for field in dataclasses.fields(regeneration)} - {
+            "regenerate",
+            "regenerate_origins",
+            "original_copies",
+        }
+        for key in sorted(made & config.chosen.keys()):
+            yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+    if config.only_regenerates and kind not in ("dr4sr", "patterns"):
+        yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
+    for origin in regeneration.origins:
+        if origin not in known:
+            yield (
+                f"regenerate_origins: unknown origin {origin!r}{nearest(origin, known)}; "
+                f"known: {'+'.join(known)}"
+            )
+    if regeneration.regenerator_width % regeneration.regenerator_heads:
+        yield (
+            f"regenerator_width={regeneration.regenerator_width} is not divisible by "
+            f"regenerator_heads={regeneration.regenerator_heads}; choose a divisor"
+        )
+    if regeneration.gumbel_tau_min > regeneration.gumbel_tau:
+        yield (
+            f"gumbel_tau_min={regeneration.gumbel_tau_min} is above "
+            f"gumbel_tau={regeneration.gumbel_tau}, but the temperature falls"
+        )
+    if regeneration.decode_length > longest_decoded(config):
+        yield (
+            f"decode_length={regeneration.decode_length} must be <= {longest_decoded(config)}; raise "
+            "MAX_ITEM_LIST_LENGTH for more"
+        )
+    if config.run.export_dir is not None and kind == "none":
+        yield f"export_dir={config.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
+    if config.bank.memory_data == "regenerated" and kind == "none":
+        yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+
+def _of_memories(config: RaConfig) -> Iterator[str]:
+    """Memories that no training query may see: fine-tuning would learn nothing."""
+    if not config.uses_retrieval or config.bank.memory_scope != "past":
+        return
+    unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
+    if config.bank.memory_source == "patterns":
+        yield f"{unknown} patterns; use memory_source=enumerate or both, or memory_scope=any"
+    elif config.bank.memory_data == "regenerated" and "original" not in config.regeneration.origins:
+        yield f"{unknown} regenerated rows; let regenerate_origins hold original, or use memory_scope=any"
+
+
+def _of_loaders(config: RaConfig) -> Iterator[str]:
+    """Settings of RecBole's loader, which our own backbones do not train through."""
+    if config.backbone not in BACKBONES:
+        return
+    negatives = config.chosen.get("train_neg_sample_args")
+    as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
+    for key, is_unused in (
+        ("shuffle", config.chosen.get("shuffle", True) is not True),
+        ("transform", config.chosen.get("transform") is not None),
+        (
+            "train_neg_sample_args",
+            isinstance(negatives, dict)
+            and any(negatives.get(name, value) != value for name, value in as_ours.items()),
+        ),
+    ):
+        if is_unused:
+            yield (
+                f"{key}={config.chosen[key]!r} has no effect on {config.backbone}: it trains on shuffled "
+                "rows, with BPR on one uniform negative a target; leave it out"
+            )

@@ -1,0 +1,144 @@
+"""What can be wrong with RecBole's own settings, said before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Set
+from importlib.util import find_spec
+from typing import Any
+
+from recbole.evaluator import metric_types, smaller_metrics
+
+from recbole_ra.core.errors import nearest
+from recbole_ra.core.setting import check_value
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),  # what NumPy's global generator takes
+    "epochs": (1, math.inf),
+    "train_batch_size": (1, math.inf),
+    "eval_batch_size": (1, math.inf),
+    "MAX_ITEM_LIST_LENGTH": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "stopping_step": (0, math.inf),
+    "eval_step": (0, math.inf),
+}
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
+CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
+WITHOUT_CUT = ("gauc",)
+"""Ranking metrics that RecBole reports without ``@k``."""
+
+
+def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], given: Set[str]) -> Iterator[str]:
+    """Say what is wrong with settings that RecBole itself does not check, or checks too late.
+
+    Parameters
+    ----------
+    final : mapping
+        Merged settings.
+    defaults : mapping
+        The settings before what the user gave; a number there must stay a number.
+    given : set of str
+        What the user set, without our own settings.
+    """
+    for key in sorted(given & set(defaults)):
+        default = defaults[key]
+        if isinstance(default, bool | int | float):
+            problem = check_value(key, final[key], float if isinstance(default, float) else type(default), {})
+            if problem:
+                yield problem
+    for key, (low, high) in BOUNDS.items():
+        value = final.get(key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            yield f"{key}={value!r} must be >= {low}" + ("" if high == math.inf else f" and <= {high}")
+    hidden, heads = final.get("hidden_size"), final.get("n_heads")
+    if isinstance(hidden, int) and isinstance(heads, int) and (heads < 1 or hidden % heads):
+        yield f"hidden_size={hidden} is not divisible by n_heads={heads}; choose a divisor"
+    if str(final["learner"]).lower() not in LEARNERS:
+        yield f"learner={final['learner']!r} must be one of {', '.join(LEARNERS)}"
+    clip = final.get("clip_grad_norm")
+    if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip and set(clip) <= CLIPPING):
+        yield f"clip_grad_norm={clip!r} must be a mapping such as {{max_norm: 5}}"
+    if final.get("log_wandb") and find_spec("wandb") is None:
+        yield "log_wandb=True needs the package wandb: pip install wandb"
+    yield from _intervals(final)
+    yield from _splits(final["eval_args"], defaults["eval_args"])
+    yield from _columns(final)
+    yield from _metric(final)
+
+
+def _intervals(final: Mapping[str, Any]) -> Iterator[str]:
+    """RecBole only logs a warning for an interval that it cannot read, and then filters nothing."""
+    for key in ("user_inter_num_interval", "item_inter_num_interval"):
+        value = final.get(key)
+        if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
+            yield f"{key}={value!r} must be an interval such as '[5,inf)', or several with ';' between them"
+    by_value = final.get("val_interval")
+    for field, value in (by_value if isinstance(by_value, dict) else {}).items():
+        if isinstance(value, str) and not all(_is_interval(part) for part in value.split(";")):
+            yield f"val_interval of {field}: {value!r} must be an interval such as '[3,inf)' or a list"
+
+
+def _is_interval(text: str) -> bool:
+    found = INTERVAL.fullmatch(text.strip())
+    try:
+        return found is not None and float(found[1]) <= float(found[2])
+    except ValueError:
+        return False
+
+
+def _splits(args: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    for key in args:
+        if key not in known:
+            yield f"eval_args: unknown key {key!r}{nearest(str(key), known)}"
+    if args["order"] != "TO":
+        yield f"eval_args order={args['order']!r}: only 'TO' is supported, as time makes a sequence"
+    if args["group_by"] not in ("user", "none", None):
+        yield f"eval_args group_by={args['group_by']!r} must be user or none"
+    split = args["split"]
+    if not isinstance(split, dict) or len(split) != 1:
+        yield f"eval_args split={split!r} must be a mapping of one entry such as {{LS: valid_and_test}}"
+        return
+    ((how, what),) = split.items()
+    if how == "LS":
+        if what not in ("valid_and_test", "valid_only", "test_only"):
+            yield f"eval_args split LS={what!r} must be one of valid_and_test, valid_only, test_only"
+    elif how in ("RS", "TS"):
+        shares = what if isinstance(what, list) else []
+        good = [share for share in shares if isinstance(share, int | float) and share >= 0]
+        if len(shares) != 3 or len(good) != 3 or not sum(good):
+            yield f"eval_args split {how}={what!r} must be three shares such as [0.8, 0.1, 0.1]"
+    else:
+        yield f"eval_args split={split!r} must be LS, RS or TS"
+
+
+def _columns(final: Mapping[str, Any]) -> Iterator[str]:
+    columns = final.get("load_col")
+    if columns is None:
+        return
+    needed = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
+    named = columns.get("inter") if isinstance(columns, dict) else None
+    if named != "*" and not (isinstance(named, list) and set(needed) <= set(named)):
+        yield f"load_col={columns!r} must name the columns {', '.join(map(str, needed))} of inter"
+
+
+def _metric(final: Mapping[str, Any]) -> Iterator[str]:
+    chosen = final["valid_metric"]
+    name, at, cut = str(chosen).lower().removeprefix("masked_").partition("@")
+    metrics = [metric.lower() for metric in final["metrics"]]
+    if name not in metrics:
+        yield f"valid_metric={chosen!r} is not among metrics={metrics}{nearest(name, metric_types)}"
+    elif name in WITHOUT_CUT:
+        if at:
+            yield f"valid_metric={chosen!r}: {name} has no cut-off; leave out @{cut}"
+    elif not cut:
+        yield f"valid_metric={chosen!r} names no cut-off; write for example {chosen}@{final['topk'][0]}"
+    elif cut not in {str(k) for k in final["topk"]}:
+        yield f"valid_metric={chosen!r}: {cut} is not in topk"
+
+
+def larger_is_better(valid_metric: str) -> bool:
+    """Whether a higher value of the metric that selects an epoch is the better one."""
+    return valid_metric.lower().removeprefix("masked_").partition("@")[0] not in smaller_metrics

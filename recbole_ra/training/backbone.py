@@ -1,0 +1,144 @@
+"""The first stage: a trained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recbole_ra.core.files import ArtifactStore, digest_bytes
+from recbole_ra.data.regenerated import RegeneratedDataset
+from recbole_ra.data.splits import Splits
+from recbole_ra.data.table import SequenceTable
+from recbole_ra.models.recommenders import Recommender
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.checkpoint import load_weights
+from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
+from recbole_ra.training.loaders import train_batches
+from recbole_ra.training.run import Run, training_content
+from recbole_ra.training.setup import Base, build_base, seed_everything
+from recbole_ra.training.stage import build_trainer, fit, train_stage
+from recbole_ra.training.trainer import RaTrainer
+
+TRAINING_ROWS = "training_rows.npz"
+"""Regenerated rows, beside the checkpoints, for the processes that train on them together."""
+
+
+@dataclass
+class Backbone:
+    """A trained backbone and where it came from."""
+
+    base: Base
+    trainer: RaTrainer
+    key: str
+
+    def recommender(self, run: Run) -> Recommender:
+        """The backbone as something whose states and item table can be used.
+
+        Raises
+        ------
+        SettingsError
+            If it does not score by an inner product.
+        """
+        return self.base.recommender(run.splits, run.fields)
+
+
+def backbone_stage(run: Run) -> Backbone:
+    """Train the backbone on the original or the regenerated training split, or reuse or load one."""
+    config, started = run.config, perf_counter()
+    seed_everything(config)
+    base = build_base(config, run.splits)
+    if config.uses_retrieval and base.own is None:
+        with torch.random.fork_rng():
+            base.recommender(run.splits, run.fields)  # refuses now what could not be augmented after training
+    if config.run.backbone_checkpoint is not None:
+        trainer, key = given_backbone(run, base, Path(config.run.backbone_checkpoint))
+    else:
+        inputs: dict[str, Any] = {}
+        if run.regenerated is not None:
+            inputs["training"] = run.regenerated.fingerprint()
+        if run.workers.count > 1:
+            inputs["workers"] = run.workers.count  # each draws its own dropout masks
+        with run.making(training_content(run, "backbone", **inputs)) as artifact:
+            if artifact.found is None and run.workers.count > 1:
+                folder = run.start(artifact)
+                if run.regenerated is not None:
+                    run.regenerated.table.save(folder / TRAINING_ROWS)
+                run.workers.train_backbone(config.chosen, folder, run.after_epoch)
+                artifact.found = run.finish(artifact)
+            trainer = train_stage(
+                run,
+                artifact,
+                base.trained,
+                lambda _: backbone_batches(run, base),
+                name=config.backbone,
+                identity=run.identity(config.backbone),
+            )
+        key = artifact.key
+    run.history.extend(trainer.history)
+    run.seconds["backbone"] = perf_counter() - started
+    return Backbone(base, trainer, key)
+
+
+def backbone_batches(run: Run, base: Base) -> tuple[Any, Any]:
+    """What a backbone is trained and validated on."""
+    batches = train_batches(run.config, run.splits, base.own, run.training)
+    return batches, run.evaluation(run.splits.valid, base.trained)
+
+
+def train_part(
+    settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None] | None
+) -> None:
+    """Train a backbone together with the other processes of a torch process group.
+
+    Every process calls this with the same settings; regenerated training rows lie in the folder.
+
+    Parameters
+    ----------
+    settings : mapping
+        As the user set them, model and data set included.
+    folder : Path
+        Of the artifact in progress, the same for all.
+    on_epoch : callable, optional
+        Called in the first process after each epoch.
+    """
+    config = RaConfig(None, None, (), settings)
+    splits = Splits.load(config)
+    run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None, on_epoch)
+    if (folder / TRAINING_ROWS).exists():
+        run.regenerated = RegeneratedDataset(splits.train, SequenceTable.load(folder / TRAINING_ROWS))
+    seed_everything(config)
+    base = build_base(config, splits)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    trainer = build_trainer(
+        run,
+        "backbone",
+        base.trained,
+        folder,
+        name=config.backbone,
+        identity=run.identity(config.backbone),
+        kind=DistributedTrainer,
+    )
+    batches, valid = backbone_batches(run, base)
+    if rank:
+        torch.manual_seed(torch.initial_seed() + rank)  # dropout masks of its own
+    fit(run, trainer, ShardedBatches(batches, rank, world), valid)
+
+
+def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
+    """The backbone of a checkpoint that the user names, and the digest of the file."""
+    config, identity = run.config, run.identity(run.config.backbone)
+    content = run.load_given(path, identity)
+    load_weights(base.trained, content["state_dict"], path)
+    run.reused.append("backbone")
+    run.say(f"backbone: loaded {path}")
+    trainer = build_trainer(
+        run, "backbone", base.trained, path.parent, name=config.backbone, identity=identity
+    )
+    trainer.history = content["history"]
+    return trainer, digest_bytes(path.read_bytes())

@@ -1,0 +1,154 @@
+"""Ranking every item for every row under both protocols, from one scoring pass.
+
+METHOD 0: ``unmasked`` ranks the full catalogue; ``masked`` leaves the user's own history out.
+RecBole's metrics (its ``Evaluator``) do the arithmetic.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from recbole.evaluator import Collector, Evaluator
+from torch import Tensor
+
+from recbole_ra.core.errors import RecboleRaError, SettingsError
+
+PROTOCOLS = ("unmasked", "masked")
+MISSED = torch.iinfo(torch.int64).max
+COUNTED_AT_ONCE = 1 << 20  # scores: 4 MB
+
+
+def ranks(
+    scores: Tensor, targets: Tensor, history_row: Tensor, history_item: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rank of each target, counted from 0, among all items and among items not in the history.
+
+    A tie counts against the target, so that a model that scores all items alike earns nothing; RecBole's
+    top-k breaks ties in an order of its own, and without ties the two agree. A target that is in
+    its user's history is a miss under ``masked``: its rank is :data:`MISSED`.
+
+    Parameters
+    ----------
+    scores : Tensor, shape [B, N]
+        Column 0 (padding) is ignored.
+    targets : int64 Tensor, shape [B]
+    history_row, history_item : int64 Tensor, shape [H]
+        Each distinct item of a row's history.
+
+    Returns
+    -------
+    tuple of int64 Tensor, shape [B]
+    """
+    wanted = scores.gather(1, targets[:, None])
+    unmasked = _at_least(scores[:, 1:], wanted) - 1
+    above = scores[history_row, history_item] >= wanted[history_row, 0]
+    masked = unmasked - torch.zeros_like(unmasked).index_add_(0, history_row, above.long())
+    repeated = torch.zeros_like(unmasked, dtype=torch.bool)
+    repeated[history_row[history_item == targets[history_row]]] = True
+    return unmasked, masked.masked_fill(repeated, MISSED)
+
+
+def _at_least(scores: Tensor, wanted: Tensor) -> Tensor:
+    """How many of each row's scores mask its ``wanted``, shape [B, 1].
+
+    In blocks that stay in the cache, and counted as floats, which are exact up to 2^24 and summed many
+    times as fast as booleans.
+    """
+    rows = max(1, COUNTED_AT_ONCE // scores.shape[1])
+    room = scores.new_empty(min(rows, len(scores)), scores.shape[1], dtype=torch.float32)
+    found = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    for first in range(0, len(scores), rows):
+        block = slice(first, first + rows)
+        part = scores[block]
+        found[block] = torch.ge(part, wanted[block], out=room[: len(part)]).sum(1)
+    return found
+
+
+class RankingEvaluator:
+    """Collects scored batches and reports RecBole's metrics for both protocols.
+
+    Parameters
+    ----------
+    config : RecBole configuration
+    train_dataset : RecBole data set
+        What RecBole's metrics of coverage and popularity look at.
+
+    Raises
+    ------
+    SettingsError
+        If a metric asks for a list of recommendations that is longer than the catalogue.
+    """
+
+    def __init__(self, config: Any, train_dataset: Any) -> None:
+        self.evaluator = Evaluator(config)
+        self.collectors = {protocol: Collector(config) for protocol in PROTOCOLS}
+        for collector in self.collectors.values():
+            collector.data_collect(SimpleNamespace(dataset=train_dataset))
+        needs = self.collectors["unmasked"].register
+        # Ranks say all that most metrics ask for; the others get the scores, through RecBole's collector.
+        self.by_rank = not any(
+            needs.need(what) for what in ("rec.items", "rec.meanrank", "rec.score", "data.label")
+        )
+        self.cut, n_items = max(config["topk"]), train_dataset.item_num - 1
+        if not self.by_rank and self.cut > n_items:
+            raise SettingsError(
+                f"topk={config['topk']}: metrics={config['metrics']} ask for {self.cut} recommendations, but "
+                f"there are {n_items} items; lower topk"
+            )
+        self.found: dict[str, list[Tensor]] = {protocol: [] for protocol in PROTOCOLS}
+
+    def add(self, scores: Tensor, batch: Any, interaction: Any) -> None:
+        """Take in the scores of one batch, shape [B, N]."""
+        targets, row, item = (
+            x.to(scores.device) for x in (batch.targets, batch.history_row, batch.history_item)
+        )
+        if torch.isnan(scores.amax()):  # NaN passes through a maximum
+            raise RecboleRaError(
+                "the model's scores are not numbers (NaN); lower learning_rate or set clip_grad_norm"
+            )
+        found = ranks(scores, targets, row, item)
+        for protocol, rank in zip(PROTOCOLS, found, strict=True):
+            self.found[protocol].append(rank.cpu())
+        if self.by_rank:
+            return
+        users = torch.arange(len(targets), device=scores.device)
+        scores[:, 0] = -torch.inf
+        self.collectors["unmasked"].eval_batch_collect(scores, interaction, users, targets)
+        scores[row, item] = -torch.inf
+        self.collectors["masked"].eval_batch_collect(scores, interaction, users, targets)
+
+    def ranks(self) -> dict[str, Tensor]:
+        """Rank of each target in the order in which batches came, shape [rows], for each protocol."""
+        return {protocol: torch.cat(parts) for protocol, parts in self.found.items()}
+
+    def result(self) -> dict[str, dict[str, float]]:
+        """Metrics of everything added, for each protocol."""
+        results = {}
+        for protocol, rank in self.ranks().items():
+            # Not through RecBole's get_data_struct: it fails on the item counts that coverage asks for.
+            data = self.collectors[protocol].data_struct
+            # Of our ranks also where RecBole's collector took part: one rule for ties and repeated targets.
+            data.set("rec.topk", hits(rank, self.cut))
+            for name in ("rec.items", "rec.meanrank", "rec.score", "data.label"):
+                if name in data:
+                    data.set(name, data.get(name).cpu())
+            results[protocol] = {name: float(value) for name, value in self.evaluator.evaluate(data).items()}
+        return results
+
+
+def hits(rank: Tensor, cut: int) -> Tensor:
+    """RecBole's ``rec.topk`` of one target a row: where in the first ``cut`` it stands, then 1."""
+    table = torch.zeros(len(rank), cut + 1, dtype=torch.int)
+    table[:, cut] = 1
+    inside = rank < cut
+    table[inside.nonzero()[:, 0], rank[inside]] = 1
+    return table
+
+
+def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """One mapping for RecBole's trainer: unmasked under RecBole's names, masked under ``masked_…``."""
+    flat = dict(results["unmasked"])
+    flat.update({f"masked_{name}": value for name, value in results["masked"].items()})
+    return flat

@@ -1,0 +1,143 @@
+"""What the trainer iterates over: RecBole's loader for RecBole's models, ours for ours."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import TrainDataLoader
+from recbole.data.utils import create_samplers
+from torch import Tensor
+
+from recbole_ra.data.batching import SequenceBatches
+from recbole_ra.data.dataset import CompactDataset
+from recbole_ra.data.fields import Fields
+from recbole_ra.data.prefixes import Prefixes
+from recbole_ra.data.splits import Splits
+from recbole_ra.data.table import IntArray, places
+from recbole_ra.models.backbone import Backbone
+from recbole_ra.settings.config import RaConfig
+
+
+class _SeededTrainDataLoader(TrainDataLoader):
+    """RecBole's training loader; epoch ``e`` is shuffled from ``(seed, e)`` so that it can be resumed."""
+
+    epoch = 0
+
+    def __iter__(self) -> Any:
+        self.generator.manual_seed(self.config["seed"] * 1_000_003 + self.epoch)
+        self.epoch += 1
+        return super().__iter__()
+
+
+def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, train: CompactDataset) -> Any:
+    """Batches for training a backbone: of ours, or RecBole's own loader for a model of RecBole's.
+
+    ``train`` is the training split or what was regenerated from it; negative samples avoid what the
+    user has in the original one.
+    """
+    if backbone is None:
+        sampler, _, _ = create_samplers(config, splits.whole, [splits.train, splits.valid, splits.test])
+        return _SeededTrainDataLoader(config, train, sampler, shuffle=config["shuffle"])
+    return sequence_batches(config, train.prefixes, backbone)
+
+
+def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> SequenceBatches:
+    """Batches of rows for a backbone of ours."""
+    return SequenceBatches(
+        rows,
+        batch_size=config["train_batch_size"],
+        targets_per_pass=config.feed.targets_per_pass if backbone.causal else 1,
+        n_groups=config.feed.length_groups,
+        seed=config.seed_value,
+        with_positives=backbone.needs_positives,
+    )
+
+
+@dataclass
+class EvalBatch:
+    """Queries with what the ranking needs to know about them.
+
+    Attributes
+    ----------
+    query : Interaction, or what ``query`` made
+    rows : int64 array, shape [B]
+        Which rows of the split these are.
+    targets : int64 Tensor, shape [B]
+    history_row, history_item : int64 Tensor, shape [H]
+        Each item of the user's own history once, with the row of the batch that it belongs to.
+    """
+
+    query: Any
+    rows: IntArray
+    targets: Tensor
+    history_row: Tensor
+    history_item: Tensor
+
+
+class EvalBatches:
+    """One pass over a split, rows of like length together.
+
+    Parameters
+    ----------
+    dataset : CompactDataset
+    fields : Fields
+    batch_size : int
+    trim : bool
+        Cut histories to the longest of the batch; for encoders that ignore trailing padding.
+    query : callable, optional
+        Turns rows of the split, int64 array, shape [B], into what the recommender ranks for; by default
+        an ``Interaction``.
+    """
+
+    def __init__(
+        self,
+        dataset: CompactDataset,
+        fields: Fields,
+        *,
+        batch_size: int,
+        trim: bool,
+        query: Callable[[IntArray], Any] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.query = query or functools.partial(cut_rows, dataset, fields=fields, trim=trim)
+        self.prefixes = dataset.prefixes
+        self.order = np.argsort(self.prefixes.lengths, kind="stable")
+        self.targets = torch.from_numpy(self.prefixes.targets)
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for first in range(0, len(self.order), self.batch_size):
+            rows = self.order[first : first + self.batch_size]
+            row, item = _distinct_histories(self.prefixes[rows])
+            yield EvalBatch(
+                self.query(rows),
+                rows,
+                self.targets[rows],
+                torch.from_numpy(row),
+                torch.from_numpy(item),
+            )
+
+
+def cut_rows(dataset: CompactDataset, rows: IntArray, fields: Fields, *, trim: bool) -> Any:
+    """RecBole's ``Interaction`` for some rows of a split."""
+    interaction = dataset[rows]
+    if trim:
+        longest = int(interaction[fields.length].max())
+        interaction.interaction[fields.history] = interaction[fields.history][:, :longest]
+    return interaction
+
+
+def _distinct_histories(prefixes: Prefixes) -> tuple[IntArray, IntArray]:
+    """Each item of each row's whole history once: rows and items, shape [H] each."""
+    table, count = prefixes.table, prefixes.position
+    place = places(table.offsets[prefixes.sequence], count)
+    row = np.repeat(np.arange(len(prefixes)), count)
+    return np.divmod(np.unique(row * table.n_items + table.items[place]), table.n_items)

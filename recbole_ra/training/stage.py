@@ -1,0 +1,105 @@
+"""One way to train a stage: continue, train or reuse, and leave the selected weights in the model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_ra.core.files import replacing
+from recbole_ra.training.run import Artifact, Run
+from recbole_ra.training.setup import stage_config
+from recbole_ra.training.trainer import RaTrainer
+
+HISTORY = "history.json"
+
+
+def train_stage(
+    run: Run,
+    artifact: Artifact,
+    model: Any,
+    batches: Callable[[RaTrainer], tuple[Any, Any]],
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    kind: type[RaTrainer] = RaTrainer,
+) -> RaTrainer:
+    """Train a model in the folder of its artifact, or load it from there.
+
+    Parameters
+    ----------
+    run : Run
+    artifact : Artifact
+        From :meth:`Run.making`.
+    model : what the trainer trains
+    batches : callable
+        Gives training and validation batches (the latter may be None); asked only if it is trained.
+    name : str
+        Of the stage in progress bars and in the history.
+    identity : mapping
+        What a checkpoint of this model is tied to.
+    kind : type
+        Class of the trainer.
+
+    Returns
+    -------
+    RaTrainer
+        Its model holds the selected weights.
+    """
+    folder = artifact.found or run.start(artifact)
+    trainer = build_trainer(run, artifact.stage, model, folder, name=name, identity=identity, kind=kind)
+    if artifact.found is None:
+        _copy_start(run.start_of(artifact.stage), trainer)
+        fit(run, trainer, *batches(trainer))
+        trainer.move(run.finish(artifact))
+    else:
+        trainer.history = json.loads((trainer.folder / HISTORY).read_text())
+        run.report_epochs(trainer.history)
+    trainer.load_best()
+    return trainer
+
+
+def build_trainer(
+    run: Run,
+    stage: str,
+    model: Any,
+    folder: Path,
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    kind: type[RaTrainer] = RaTrainer,
+) -> RaTrainer:
+    """The trainer of a stage, working in a folder; names as in :func:`train_stage`."""
+    return kind(
+        stage_config(run.config, stage),
+        model,
+        folder=folder,
+        identity=identity,
+        stage=name,
+        train_dataset=run.splits.train,
+        on_epoch=functools.partial(run.after_epoch, shown=kind.measures),
+    )
+
+
+def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
+    """Let the stage stand where another one stood, with what that one had selected."""
+    if start is not None and not trainer.last_file.exists():
+        for source, target in (
+            (start.with_name("best.pt"), Path(trainer.saved_model_file)),
+            (start, trainer.last_file),
+        ):
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
+    """Train, from where the stage stands; :meth:`Run.start` emptied its folder if that is the beginning."""
+    if trainer.last_file.exists():
+        trainer.resume_checkpoint(trainer.last_file)
+        run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")
+        run.report_epochs(trainer.history)
+    trainer.fit(batches, valid, verbose=False, show_progress=bool(run.config["show_progress"]))
+    trainer.keep_history(trainer.folder / HISTORY)

@@ -1,0 +1,202 @@
+"""The atomic file check names the first fault; what it accepts, RecBole reads as written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.data import atomic
+from recbole_ra.data.atomic import check_atomic_file, write_inter
+
+REQUIRED = {"user_id": "token", "item_id": "token", "timestamp": "float"}
+HEADER = b"user_id:token\titem_id:token\ttimestamp:float\n"
+
+
+def check(path: Path, content: bytes, separator: str = "\t") -> None:
+    path.write_bytes(content)
+    check_atomic_file(path, required=REQUIRED, separator=separator)
+
+
+def fault(path: Path, content: bytes, separator: str = "\t") -> str:
+    """The message for a file, which must be one line that names the file."""
+    with pytest.raises(DataError) as caught:
+        check(path, content, separator)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.inter"
+
+
+@pytest.mark.parametrize("name", ["amazon-beauty", "amazon-toys", "amazon-sports", "yelp"])
+def test_real_data_sets_are_accepted(shared_dataset: Path, name: str) -> None:
+    check_atomic_file(shared_dataset / name / f"{name}.inter", required=REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (b"1\t2\t3\n", "plain"),
+        (b"u-1\tB00\t1.5e9", "ids of text, no final line break"),
+        (b"\t2\t3\n1\t\t3\n", "rows without user or item, which RecBole drops"),
+        (b"1\t2\t+3\r\n\r\n1\t2\t -4.5\r\n", "Windows line ends, a blank line, signs"),
+        (b'"1"\t"a\tb"\t"3"\n', "closed quotes"),
+        (b'a"b\t2\t3\n', "a quote inside an id"),
+        ("é\t日本\t3\n".encode(), "ids beyond ASCII"),
+    ],
+)
+def test_legal_variations_are_accepted(path: Path, rows: bytes, why: str) -> None:
+    check(path, HEADER + rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["is empty"]),
+        (b"user,item,time\n1,2,3\n", ["line 1", "no header", "'user,item,time'", "user_id:token"]),
+        (b"\n", ["line 1", "no header"]),
+        (b"user_id:token\titem_id\ttimestamp:float\n", ["'item_id' has no type"]),
+        (b"user_id:token\titem_id:tokn\ttimestamp:float\n", ["unknown type 'tokn'", "did you mean 'token'"]),
+        (b"user_id:token\tuser_id:token\n", ["'user_id' is there twice"]),
+        (HEADER.replace(b"\t", b",") + b"1,2,3\n", ["comma, not tab", "field_separator to ','"]),
+        (HEADER.replace(b"\t", b" "), ["space, not tab", "field_separator to ' '"]),
+        (
+            b"user_id:token\titem_id:token\ttime_stamp:float\n1\t2\t3\n",
+            ["no column 'timestamp:float'", "user_id, item_id, time_stamp", "did you mean 'time_stamp'"],
+        ),
+        (HEADER.replace(b"float", b"token") + b"1\t2\t3\n", ["'timestamp' is of type token, must be float"]),
+        (HEADER, ["header but no rows"]),
+        (HEADER + b"\n\n", ["header but no rows"]),
+        (HEADER + b"1\t2\t3\n1\t2\n", ["line 3", "2 fields where the header has 3"]),
+        (HEADER + b"1\t2\t3\n\n1\t2\t3\t4\n", ["line 4", "4 fields where the header has 3"]),
+        (HEADER + b"1\t2\t3\n1\t2\tsoon\n", ["line 3", "'timestamp' holds 'soon'", "not a number"]),
+        (HEADER + b"1\t2\t1_000\n", ["line 2", "'1_000'", "not a number"]),
+        (HEADER + b"1\t2\t\n", ["line 2", "'timestamp' has no value"]),
+        (HEADER + b"1\t2\tNaN\n", ["line 2", "'timestamp' has no value ('NaN')"]),
+        (HEADER + b"1\t2\tinf\n", ["line 2", "'timestamp' holds 'inf'", "not finite"]),
+        (HEADER + b'1\t2\t3\n"1\t2\t3\n4\t5\t6\n', ["line 3", "double quote", "not closed"]),
+        (HEADER + b"1\t2\t3\n1\t\xe9\t3\n", ["line 3", "0xe9 is not UTF-8"]),
+        (b"\xef\xbb\xbf" + HEADER, ["line 1", "byte-order mark"]),
+        (HEADER.decode().encode("utf-16"), ["line 1", "not UTF-8"]),
+        (b"\x1f\x8b\x08\x00", ["not UTF-8", "uncompressed"]),
+    ],
+)
+def test_fault_is_named(path: Path, content: bytes, parts: list[str]) -> None:
+    message = fault(path, content)
+    assert [part for part in parts if part not in message] == []
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    (tmp_path / "beauty.inter").touch()
+    with pytest.raises(DataError, match=r"no such file; did you mean 'beauty.inter'"):
+        check_atomic_file(tmp_path / "beuty.inter", required=REQUIRED)
+    with pytest.raises(DataError, match="no directory"):
+        check_atomic_file(tmp_path / "none" / "x.inter", required=REQUIRED)
+    with pytest.raises(DataError, match="is a directory"):
+        check_atomic_file(tmp_path, required=REQUIRED)
+
+
+def test_other_separator(path: Path) -> None:
+    check(path, HEADER.replace(b"\t", b",") + b"1,2,3\n", separator=",")
+    assert "line 2" in fault(path, HEADER.replace(b"\t", b",") + b"1\t2\t3\n", separator=",")
+    with pytest.raises(SettingsError, match="field_separator"):
+        check(path, HEADER, separator="::")
+
+
+def test_gaps_are_allowed_in_columns_that_are_not_required(path: Path) -> None:
+    header = HEADER.rstrip() + b"\trating:float\n"
+    check(path, header + b"1\t2\t3\t\n1\t2\t3\tNA\n1\t2\t3\t4.5\n")
+    assert "'rating' holds 'good'" in fault(path, header + b"1\t2\t3\tgood\n")
+
+
+@settings(max_examples=30, deadline=None)
+@given(n_rows=st.integers(1, 300), data=st.data())
+def test_the_broken_line_is_found_wherever_it_is(
+    tmp_path_factory: pytest.TempPathFactory, n_rows: int, data: st.DataObject
+) -> None:
+    bad = data.draw(st.integers(0, n_rows - 1))
+    row = data.draw(
+        st.sampled_from([b"1\t2", b"1\t2\t3\t4", b"1\t2\tx", b"1\t2\tnan", b'"1\t2\t3', b"\xff\t2\t3"])
+    )
+    rows = [b"1\t2\t3"] * n_rows
+    rows[bad] = row
+    path = tmp_path_factory.mktemp("check") / "x.inter"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atomic, "_BLOCK_BYTES", data.draw(st.integers(1, 100)))
+        assert f"line {bad + 2}:" in fault(path, HEADER + b"\n".join(rows))
+
+
+def test_two_hundred_thousand_rows_take_a_fraction_of_a_second(path: Path) -> None:
+    rows = np.arange(200_000)
+    write_inter(pd.DataFrame({"user_id": rows // 9, "item_id": rows % 997, "timestamp": rows}), path)
+    check_atomic_file(path, required=REQUIRED)
+    start = time.process_time()
+    check_atomic_file(path, required=REQUIRED)
+    assert time.process_time() - start < 0.5
+
+
+def test_written_file_reads_back(path: Path) -> None:
+    frame = pd.DataFrame(
+        {"user_id": ["u1", None, "u3"], "item_id": [1, 2, 3], "timestamp": [1.0, 2.0, 1.4e9], "x": 0}
+    )
+    write_inter(frame.assign(rating=[5, 4.5, np.nan]), path)
+    assert path.read_text().splitlines() == [
+        "user_id:token\titem_id:token\ttimestamp:float\trating:float",
+        "u1\t1\t1\t5",
+        "\t2\t2\t4.5",
+        "u3\t3\t1400000000\t",
+    ]
+    check_atomic_file(path, required=REQUIRED)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters='\t\r\n"', exclude_categories=["C"]), min_size=1),
+            st.floats(allow_nan=False, allow_infinity=False),
+        ),
+        min_size=1,
+    )
+)
+def test_what_is_written_passes_the_check_and_keeps_its_values(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("write") / "x.inter"
+    ids, times = [row[0] for row in rows], [row[1] for row in rows]
+    write_inter(pd.DataFrame({"user_id": ids, "item_id": ids, "timestamp": times}), path)
+    check_atomic_file(path, required=REQUIRED)
+    lines = [line.split("\t") for line in path.read_bytes().decode().rstrip("\n").split("\n")[1:]]
+    assert [line[0] for line in lines] == ids
+    assert [float(line[2]) for line in lines] == times
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"user_id": "a\tb"}, "user_id 'a\\\\tb' holds a tab"),
+        ({"item_id": 'a"b'}, "item_id"),
+        ({"timestamp": np.nan}, "timestamp of row 0 is nan"),
+        ({"timestamp": None}, "without column 'timestamp'"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    path: Path, change: dict[str, object], match: str
+) -> None:
+    path.write_text("old")
+    frame = pd.DataFrame({"user_id": ["1"], "item_id": ["2"], "timestamp": [3.0]}).assign(**change)
+    with pytest.raises(DataError, match=match):
+        write_inter(frame.dropna(axis="columns") if "without" in match else frame, path)
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_ra.models import losses
+
+
+def inputs(
+    rows: int, items: int, width: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows + items)
+    states = torch.randn(rows, width, generator=generator, dtype=dtype).requires_grad_()
+    table = torch.randn(items, width, generator=generator, dtype=dtype).requires_grad_()
+    return states, table, torch.randint(0, items, (rows,), generator=generator)
+
+
+def gradients(loss: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(3 * loss, parts)  # 3: the incoming gradient takes part
+
+
+def assert_same(one: Tensor, other: Tensor, *parts: Tensor) -> None:
+    torch.testing.assert_close(one, other)
+    for a, b in zip(gradients(one, *parts), gradients(other, *parts), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# With room for one element a chunk is 16 rows: 15, 16, 17, 32 and 50 rows meet every kind of boundary.
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("rows", "items", "width"), [(1, 2, 1), (15, 9, 4), (16, 9, 4), (17, 9, 4), (32, 3, 8), (50, 40, 5)]
+)
+def test_full_softmax_is_cross_entropy(
+    rows: int, items: int, width: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", budget)
+    states, table, targets = inputs(rows, items, width)
+    assert_same(
+        losses.full_softmax(states, table, targets), F.cross_entropy(states @ table.T, targets), states, table
+    )
+
+
+def test_full_softmax_of_large_scores_stays_finite() -> None:
+    states, table, targets = inputs(20, 9, 4, torch.float32)
+    loss = losses.full_softmax(1e4 * states, table, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(1e4 * states @ table.T, targets))
+    assert all(torch.isfinite(part).all() for part in gradients(loss, states, table))
+
+
+def test_full_softmax_without_gradients() -> None:
+    states, table, targets = inputs(20, 9, 4)
+    with torch.no_grad():
+        expected = F.cross_entropy(states @ table.T, targets)
+        torch.testing.assert_close(losses.full_softmax(states, table, targets), expected)
+    one_sided = losses.full_softmax(states, table.detach(), targets)
+    torch.testing.assert_close(one_sided, expected)
+    (found,) = torch.autograd.grad(one_sided, states)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(F.cross_entropy(states @ table.T, targets), states)[0]
+    )
+    other = losses.full_softmax(states.detach(), table, targets)
+    (found,) = torch.autograd.grad(other, table)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(F.cross_entropy(states @ table.T, targets), table)[0]
+    )
+
+
+def test_full_softmax_under_autocast() -> None:
+    states, table, targets = inputs(20, 9, 4, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = losses.full_softmax(states, table, targets)
+    torch.testing.assert_close(loss.float(), F.cross_entropy(states @ table.T, targets), rtol=0.05, atol=0.05)
+
+
+def naive_info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """One row after another: its own partner against everything else but itself."""
+    views, n = torch.cat([one, other]), len(one)
+    total = one.new_zeros(())
+    for i in range(2 * n):
+        partner = (i + n) % (2 * n)
+        scores = {j: views[i] @ views[j] / temperature for j in range(2 * n) if j != i}
+        total = total - scores[partner] + torch.stack(list(scores.values())).logsumexp(0)
+    return total / (2 * n)
+
+
+def test_second_derivatives() -> None:
+    """They are wanted for hypergradients; the gradients made in the forward pass would be constants there."""
+    states, table, targets = inputs(20, 9, 4)
+
+    def curvature(loss: Tensor) -> tuple[Tensor, ...]:
+        slopes = torch.autograd.grad(loss * states.square().sum(), (states, table), create_graph=True)
+        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), (states, table))
+
+    def assert_same_curvature(one: Tensor, other: Tensor) -> None:
+        for a, b in zip(curvature(one), curvature(other), strict=True):
+            torch.testing.assert_close(a, b)
+
+    assert_same_curvature(
+        losses.full_softmax(states, table, targets), F.cross_entropy(states @ table.T, targets)
+    )
+
+    def pair() -> tuple[Tensor, Tensor]:
+        return states[:5] @ table.T, states[5:10] @ table.T
+
+    assert_same_curvature(losses.info_nce(*pair(), 0.3), naive_info_nce(*pair(), 0.3))
+    half = losses.full_softmax(states, table.detach(), targets)
+    (slope,) = torch.autograd.grad(half, states, create_graph=True)
+    (found,) = torch.autograd.grad(slope.square().sum(), states)
+    (plain,) = torch.autograd.grad(
+        F.cross_entropy(states @ table.detach().T, targets), states, create_graph=True
+    )
+    torch.testing.assert_close(found, torch.autograd.grad(plain.square().sum(), states)[0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("rows", [1, 2, 8, 13])
+def test_info_nce_equals_the_loop(rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", 1)  # 26 views in chunks of 16
+    one, other, _ = inputs(rows, rows, 4)
+    assert_same(losses.info_nce(one, other, temperature), naive_info_nce(one, other, temperature), one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            losses.info_nce(one, other, temperature), naive_info_nce(one, other, temperature)
+        )
+
+
+def test_bpr_is_that_of_recbole() -> None:
+    import recbole_ra.core.compat  # noqa: F401  (before recbole)
+
+    # isort: split
+    from recbole.model.loss import BPRLoss
+
+    states, table, targets = inputs(20, 9, 4)
+    negatives = (targets + 1) % 9
+    expected = BPRLoss()((states * table[targets]).sum(1), (states * table[negatives]).sum(1))
+    assert_same(losses.bpr(states, table, targets, negatives), expected, states, table)
+
+
+def test_bpr_known_answer() -> None:
+    states, table = torch.tensor([[2.0]]), torch.tensor([[0.0], [3.0], [1.0]])
+    found = losses.bpr(states, table, torch.tensor([1]), torch.tensor([2]))
+    assert float(found) == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-5)

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_ra.core.errors import SettingsError
+from recbole_ra.models.registry import BACKBONES
+from recbole_ra.settings.config import RaConfig, available_backbones, parse_value, read_yaml
+
+INF = float("inf")
+WRONG: list[tuple[str, Any, str]] = [
+    ("n_neigbors", 5, r"unknown setting 'n_neigbors' \(value 5\); did you mean 'n_neighbors'\?"),
+    ("Learning_Rate", 0.1, "did you mean 'learning_rate'"),
+    ("zzzzzz", 1, r"unknown setting 'zzzzzz' \(value 1\)$"),
+    ("hidden_size", "big", "hidden_size='big' must be an integer"),
+    ("hidden_size", 15, "hidden_size=15 is not divisible by n_heads=2; choose a divisor"),
+    ("hidden_size", 0, "hidden_size=0 must be >= 1"),
+    ("n_layers", 0, "n_layers=0 must be >= 1"),
+    ("n_heads", 0, "n_heads=0 must be >= 1"),
+    ("hidden_dropout_prob", 1.5, "hidden_dropout_prob=1.5 must be between 0 and 1"),
+    ("attn_dropout_prob", -0.1, "attn_dropout_prob=-0.1 must be between 0 and 1"),
+    ("attn_dropout_prob", float("nan"), "attn_dropout_prob=nan must be between 0 and 1"),
+    ("hidden_act", "relu", "hidden_act='relu': SASRec uses gelu only"),
+    ("loss_type", "XE", "loss_type='XE' must be one of CE, BPR"),
+    ("epochs", "ten", "epochs='ten' must be an integer"),
+    ("epochs", 2.5, "epochs=2.5 must be an integer"),
+    ("epochs", True, "epochs=True must be an integer"),
+    ("epochs", None, "epochs=None must be an integer"),
+    ("epochs", 0, "epochs=0 must be >= 1"),
+    ("seed", -1, "seed=-1 must be >= 0"),
+    ("seed", 2**40, "seed=.* must be >= 0 and <= 4294967295"),
+    ("learning_rate", -1, "learning_rate=-1 must be >= 0"),
+    ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
+    ("MAX_ITEM_LIST_LENGTH", "fifty", "MAX_ITEM_LIST_LENGTH='fifty' must be an integer"),
+    ("MAX_ITEM_LIST_LENGTH", None, "MAX_ITEM_LIST_LENGTH=None must be an integer"),
+    ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH=0 must be >= 1"),
+    ("learner", "adan", "learner='adan' must be one of adam, "),
+    ("learner", "sparse_adam", "learner='sparse_adam' must be one of adam, "),
+    ("clip_grad_norm", 5, "clip_grad_norm=5 must be a mapping"),
+    ("clip_grad_norm", {"max": 5}, "clip_grad_norm={'max': 5} must be a mapping such as {max_norm: 5}"),
+    ("log_wandb", True, "log_wandb=True needs the package wandb"),
+    ("val_interval", {"timestamp": "foo"}, "val_interval of timestamp: 'foo' must be an interval"),
+    ("shuffle", False, "shuffle=False has no effect on SASRec"),
+    ("transform", "mask_itemseq", "transform='mask_itemseq' has no effect on SASRec"),
+    ("reproducibility", "yes", "reproducibility='yes' must be true or false"),
+    ("valid_metric", "Recal@10", r"valid_metric='Recal@10' is not among metrics=.*did you mean 'recall'"),
+    ("valid_metric", "MRR@10", r"valid_metric='MRR@10' is not among metrics"),
+    ("valid_metric", "NDCG@7", "valid_metric='NDCG@7': 7 is not in topk"),
+    ("valid_metric", "NDCG", "names no cut-off; write for example NDCG@5"),
+    ("valid_metric", 10, "valid_metric=10 must be text such as NDCG@10"),
+    ("metrics", ["Recal"], "There is no metric named 'Recal'"),
+    ("metrics", [1], r"metrics=\[1\] must be names"),
+    ("metrics", [], r"metrics=\[\] must be names"),
+    ("metrics", ["RMSE"], "Full sort evaluation do not match value-based metrics"),
+    ("topk", "ten", r"topk \[ten\] must be a integer, list"),
+    ("topk", [0], "topk must be a positive integer"),
+    ("repeatable", False, "repeatable"),
+    ("user_inter_num_interval", "[5,inf", r"user_inter_num_interval='\[5,inf' must be an interval"),
+    ("user_inter_num_interval", 5, "user_inter_num_interval=5 must be an interval"),
+    ("item_inter_num_interval", "[9,5]", r"item_inter_num_interval='\[9,5\]' must be an interval"),
+    ("eval_args", "full", "eval_args:.*should be a dict"),
+    ("eval_args", {"mode": "uni100"}, "only mode 'full' is supported"),
+    ("eval_args", {"order": "RO"}, "eval_args order='RO': only 'TO' is supported"),
+    ("eval_args", {"group_by": "item"}, "eval_args group_by='item' must be user or none"),
+    ("eval_args", {"splitt": 1}, "eval_args: unknown key 'splitt'; did you mean 'split'"),
+    ("eval_args", {"split": {"RS": [0.8]}}, r"split RS=\[0.8\] must be three shares"),
+    ("eval_args", {"split": {"LS": "last"}}, "LS='last' must be one of valid_and_test"),
+    ("eval_args", {"split": "LS"}, "split='LS' must be a mapping"),
+    ("load_col", {"inter": ["user_id"]}, "must name the columns user_id, item_id, timestamp of inter"),
+    ("alpha", 1.5, "alpha=1.5 must be between 0 and 1"),
+    ("n_neighbors", 0, "n_neighbors=0 must be >= 1"),
+    ("memory_source", "all", "memory_source='all' must be one of enumerate, patterns, both"),
+    ("index_type", "flat", "index_type='flat' must be one of Flat, "),
+    ("targets_per_pass", 0, "targets_per_pass=0 must be >= 1"),
+    ("resume", "no", "resume='no' must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), WRONG, ids=[f"{key}={value}" for key, value, _ in WRONG])
+def test_a_wrong_setting_is_one_line(
+    key: str, value: Any, words: str, tiny_config: Callable[..., Any]
+) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        tiny_config(**{key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"), [("contrast", "uss", "one of us_x"), ("tau", 0, ">= 1e-06")]
+)
+def test_a_wrong_setting_of_a_model(
+    key: str, value: Any, words: str, tiny_config: Callable[..., Any]
+) -> None:
+    with pytest.raises(SettingsError, match=f"{key}={value!r} must be {words}"):
+        tiny_config("DuoRec", **{key: value})
+    with pytest.raises(SettingsError, match=f"unknown setting '{key}'"):
+        tiny_config("SASRec", **{key: value})
+
+
+def test_negatives_that_are_not_drawn_so_are_refused(tiny_config: Callable[..., Any]) -> None:
+    for wanted in ({"distribution": "popularity"}, {"sample_num": 5}, {"dynamic": True, "candidate_num": 3}):
+        with pytest.raises(SettingsError, match=r"train_neg_sample_args=.* has no effect on SASRec"):
+            tiny_config(loss_type="BPR", train_neg_sample_args=wanted)
+    tiny_config(loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
+    tiny_config(train_neg_sample_args=None)
+    tiny_config("GRU4Rec", loss_type="BPR", train_neg_sample_args={"distribution": "popularity"})
+
+
+def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callable[..., Any]) -> None:
+    past = {"memory_scope": "past"}
+    with pytest.raises(SettingsError, match="unknown of patterns; use memory_source=enumerate"):
+        tiny_config("RaSASRec", **past, memory_source="patterns")
+    only_made = {"regenerate": "dr4sr", "regenerate_origins": "pattern", "memory_data": "regenerated"}
+    with pytest.raises(SettingsError, match="unknown of regenerated rows"):
+        tiny_config("RaSASRec", **past, **only_made)
+    tiny_config("RaSASRec", **past, memory_source="both")
+    tiny_config("SASRec", **past, memory_source="patterns")
+
+
+def test_all_faults_are_said_at_once(tiny_config: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        tiny_config(epoch=5, alpha=2, hidden_size=15)
+    for words in ("'epoch'", "did you mean 'epochs'", "alpha=2", "hidden_size=15"):
+        assert str(caught.value).count(words) == 1
+
+
+def test_a_fault_is_said_once(tiny_config: Callable[..., Any]) -> None:
+    for key, value in (("hidden_size", "x"), ("epochs", "x"), ("n_neighbors", 0), ("loss_type", "XE")):
+        with pytest.raises(SettingsError) as caught:
+            tiny_config(**{key: value})
+        assert str(caught.value).count(f"{key}=") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- epochs\n- 5\n", "holds no settings"),
+        (b"epochs\n", "holds no settings"),
+        (b"epochs: 5\nmetrics: [Recall\n", "line 3: not valid YAML"),
+        (b"epochs: 5\n\tseed: 1\n", "line 2: not valid YAML"),
+        (b"epochs: 2020-13-45\n", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"5: epochs\n", "5 names no setting"),
+        (b"epochs: !!python/object/apply:os.system ['true']\n", "line 1: not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=words) as caught:
+        RaConfig("SASRec", "tiny", [path])
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.yaml: no such file; check --config_files"):
+        RaConfig("SASRec", "tiny", [tmp_path / "none.yaml"])
+    with pytest.raises(SettingsError, match=r"cannot be read .*; check --config_files"):
+        RaConfig("SASRec", "tiny", [tmp_path])
+
+
+def test_an_empty_file_holds_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "empty.yaml") == {}
+
+
+def test_later_files_win_and_the_call_over_all(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "one.yaml").write_text("epochs: 1\nseed: 1\ntrain_batch_size: 1\n")
+    (tmp_path / "two.yaml").write_text("seed: 2\ntrain_batch_size: 2\n")
+    files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    config = RaConfig("SASRec", "tiny", files, {"train_batch_size": 3, "data_path": str(tiny)})
+    assert (config["epochs"], config["seed"], config["train_batch_size"]) == (1, 2, 3)
+    assert config["eval_batch_size"] == 1024  # ours
+    assert config["weight_decay"] == 0.0  # RecBole's
+
+
+def test_model_and_dataset_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: RaSASRec\ndataset: tiny\n")
+    config = RaConfig(None, None, [tmp_path / "run.yaml"])
+    assert (config.model, config.backbone, config.dataset, config.uses_retrieval) == (
+        "RaSASRec",
+        "SASRec",
+        "tiny",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "words"), [(None, "tiny", "--model is"), ("SASRec", None, "--dataset is")]
+)
+def test_what_is_missing_is_named(model: str | None, dataset: str | None, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        RaConfig(model, dataset)
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
+    (tmp_path / "lr.yaml").write_text("learning_rate: 1e-3\nalpha: 5E-1\n")
+    assert read_yaml(tmp_path / "lr.yaml") == {"learning_rate": 0.001, "alpha": 0.5}
+    assert tiny_config(learning_rate=parse_value("1e-3"))["learning_rate"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("-2E+5", -2e5),
+        (".5", 0.5),
+        ("3", 3),
+        ("1e400", INF),
+        ("1_000", 1000),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("", None),
+        ("[5, 10]", [5, 10]),
+        ("[5,inf)", "[5,inf)"),
+        ("{LS: valid_and_test}", {"LS": "valid_and_test"}),
+        ("NDCG@10", "NDCG@10"),
+        ("'7'", "7"),
+        ("\t", "\\t"),
+        ("a: b: c", "a: b: c"),
+        ("2020-13-45", "2020-13-45"),
+        ("0x_", "0x_"),
+        ("!!int x", "!!int x"),
+        ("!!timestamp x", "!!timestamp x"),
+        ("@x", "@x"),
+    ],
+)
+def test_values_of_the_command_line(text: str, value: Any) -> None:
+    found = parse_value(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').mkdir('{}')",
+        "!!python/object/apply:os.mkdir ['{}']",
+        "exec('import os; os.mkdir(\"{}\")')",
+    ],
+)
+def test_values_are_never_evaluated(text: str, tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
+    """RecBole's own reader calls ``eval`` on every text that it is given."""
+    mark = tmp_path / "mark"
+    text = text.format(mark)
+    (tmp_path / "file.yaml").write_text(f"checkpoint_dir: >\n  {text}\n")
+    assert parse_value(text) == text
+    assert tiny_config(checkpoint_dir=text)["checkpoint_dir"] == text
+    RaConfig("SASRec", "tiny", [tmp_path / "file.yaml"])
+    assert not mark.exists()
+
+
+def test_text_that_looks_like_code_stays_text(tiny_config: Callable[..., Any]) -> None:
+    assert tiny_config(checkpoint_dir="1+1")["checkpoint_dir"] == "1+1"
+
+
+def test_the_process_arguments_are_not_read(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "--epochs=77", "--nonsense=1"])
+    assert tiny_config()["epochs"] != 77
+
+
+@pytest.mark.parametrize("name", available_backbones())
+def test_every_model_has_settings(name: str, tiny_config: Callable[..., Any]) -> None:
+    for model in (name, f"Ra{name}"):
+        config = tiny_config(model)
+        assert config.backbone == name
+        assert config.uses_retrieval == (model != name)
+        assert (config.architecture is not None) == (name in BACKBONES)
+
+
+def test_partial_evaluation_arguments_keep_the_rest(tiny_config: Callable[..., Any]) -> None:
+    args = tiny_config(eval_args={"split": {"RS": [0.8, 0.1, 0.1]}})["eval_args"]
+    assert args == {
+        "split": {"RS": [0.8, 0.1, 0.1]},
+        "order": "TO",
+        "group_by": "user",
+        "mode": {"valid": "full", "test": "full"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "larger"),
+    [("Recall@5", True), ("masked_Recall@5", True), ("GiniIndex@5", False), ("masked_GiniIndex@5", False)],
+)
+def test_which_way_a_metric_selects(metric: str, larger: bool, tiny_config: Callable[..., Any]) -> None:
+    config = tiny_config(metrics=["Recall", "GiniIndex"], topk=5, valid_metric=metric)
+    assert config["valid_metric_bigger"] is larger
+
+
+def test_negatives_are_drawn_for_pairwise_losses_only(tiny_config: Callable[..., Any]) -> None:
+    assert tiny_config("GRU4Rec", hidden_size=16)["train_neg_sample_args"]["distribution"] == "none"
+    assert tiny_config("GRU4Rec", loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
+
+
+def test_the_cpu_is_used_where_asked(tiny_config: Callable[..., Any]) -> None:
+    assert tiny_config().torch_device.type == "cpu"
