@@ -104,10 +104,7 @@ class MemoryBank:
             setattr(self, name, np.concatenate([getattr(self, name), rows]))
 
     def save(self, folder: Path) -> None:
-        """Write the bank as a folder, whole or not at all; an earlier bank of that name is replaced.
-
-        Raises CheckpointError if something else has that name.
-        """
+        """Write a folder that appears whole; replaces a bank, raises CheckpointError for anything else."""
         if folder.exists() and not (folder / _ARRAYS).is_file():
             raise CheckpointError(f"{folder}: exists and is not a memory bank; name another folder")
         with whole_folder(folder) as part:
