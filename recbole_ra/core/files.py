@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files and folders that are either whole or absent, and the store of artifacts made of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, if they are missing.
-
-    Raises
-    ------
-    RecboleRaError
-        If there can be none.
-    """
+    """Make a folder and those above it, if they are missing; raises RecboleRaError if there can be none."""
     with explain_disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -51,7 +46,7 @@ def make_folder(path: Path) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same directory that becomes ``path`` only if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _sibling(path, "tmp")
     with explain_disk_errors(path):
         try:
             yield temporary
@@ -61,15 +56,49 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` that takes its place only if the block succeeds.
+
+    An earlier folder of that name is replaced, whatever it holds; the caller checks that it may be.
+    """
+    make_folder(path.parent)
+    temporary = _sibling(path, "tmp")
+    with explain_disk_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same id
+        try:
+            temporary.mkdir()
+            yield temporary
+            replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(source: Path, path: Path) -> None:
+    """Rename a finished folder; one that has the name is put back on failure and else deleted."""
+    old = _sibling(path, "old")
+    with explain_disk_errors(path):
+        try:
+            if path.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+                path.replace(old)
+            source.replace(path)
+        finally:  # an interrupt, too, leaves the old folder
+            if old.exists() and not path.exists():
+                old.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _sibling(path: Path, suffix: str) -> Path:
+    """A hidden name in the same directory that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
+
+
+@contextlib.contextmanager
 def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a file; the operating system gives it back when a process dies, however it dies.
 
-    Parameters
-    ----------
-    path : Path
-        Made if it is missing, and left behind.
-    busy : callable
-        Called once if another process holds the lock; then this waits for it, unless the call raises.
+    The file is made if it is missing, and left behind. If another process holds the lock, ``busy`` is
+    called once; then this waits, unless the call raises.
     """
     make_folder(path.parent)
     with explain_disk_errors(path):
@@ -133,41 +162,30 @@ class ArtifactStore:
 
     A finished artifact is a folder with a ``manifest.json``; one in progress has the suffix
     ``.part``. Nothing is reused because a file exists: the manifest must name the same key.
-
-    Parameters
-    ----------
-    root : Path
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, stage: str, key: str) -> Path:
-        """Where a finished artifact lies."""
-        return self.root / f"{stage}-{key[:16]}"
-
-    def part(self, stage: str, key: str) -> Path:
-        """Where an artifact in progress lies."""
-        return self.root / f"{stage}-{key[:16]}.part"
+    def _path(self, stage: str, key: str, suffix: str = "") -> Path:
+        return self.root / f"{stage}-{key[:16]}{suffix}"
 
     def find(self, stage: str, key: str) -> Path | None:
-        """The finished artifact of that key, or None."""
-        manifest = self.folder(stage, key) / "manifest.json"
+        """Return the folder of the finished artifact of that key, or None."""
+        folder = self._path(stage, key)
         try:
-            content = json.loads(manifest.read_text())
+            content = json.loads((folder / "manifest.json").read_text())
         except (FileNotFoundError, ValueError):  # ValueError: damaged, no JSON or no text at all
             return None
-        return manifest.parent if isinstance(content, dict) and content.get("key") == key else None
+        return folder if isinstance(content, dict) and content.get("key") == key else None
 
-    @contextlib.contextmanager
-    def held(self, stage: str, key: str, waits: Callable[[], None]) -> Iterator[None]:
-        """Keep other processes from making the same artifact meanwhile; ``waits`` as in :func:`held`."""
-        with held(self.root / f".{stage}-{key[:16]}.lock", waits):
-            yield
+    def held(self, stage: str, key: str, busy: Callable[[], None]) -> AbstractContextManager[None]:
+        """Keep other processes from making the same artifact meanwhile; ``busy`` as in :func:`held`."""
+        return held(self.root / f".{stage}-{key[:16]}.lock", busy)
 
     def start(self, stage: str, key: str, *, resume: bool) -> Path:
-        """The folder to work in, emptied unless the work is resumed."""
-        part = self.part(stage, key)
+        """Return the folder to work in, emptied unless the work is resumed."""
+        part = self._path(stage, key, ".part")
         with explain_disk_errors(part):
             if not resume and part.exists():
                 shutil.rmtree(part)
@@ -176,9 +194,7 @@ class ArtifactStore:
 
     def finish(self, stage: str, key: str, inputs: Any) -> Path:
         """Write the manifest and give the folder its final name."""
-        part, folder = self.part(stage, key), self.folder(stage, key)
+        part, folder = self._path(stage, key, ".part"), self._path(stage, key)
         write_json(part / "manifest.json", {"stage": stage, "key": key, "inputs": inputs})
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
+        replace_folder(part, folder)
         return folder

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import digest_bytes, explain_disk_errors, make_folder, write_json
-from recbole_ra.regeneration.files import (
-    SEQUENCES_FILE,
-    check_tokens,
-    write_benchmark_files,
-    write_sequences,
-)
+from recbole_ra.core.files import digest_bytes, explain_disk_errors, make_folder, whole_folder, write_json
+from recbole_ra.regeneration.files import SEQUENCES_FILE, check_tokens, write_benchmark_files, write_sequences
 from recbole_ra.regeneration.stage import MANIFEST, Regenerated, user_tokens
 from recbole_ra.training.run import Run
-
 
 def check_exportable(run: Run) -> None:
     """Refuse, before anything is trained, a data set that cannot be written.
@@ -52,14 +44,10 @@ def check_export(run: Run, target: Path) -> Path:
         raise DataError(f"{target}: is no name for a data set of your own; name another folder")
     make_folder(target.parent)
     with explain_disk_errors(target):
-        if not target.is_dir():
-            if target.exists():
-                raise DataError(f"{target}: is a file; name another folder")
-            return target
-        found = {path.name for path in target.iterdir()}
-    if not found:
-        return target
-    if not run.config.run.overwrite:
+        if target.exists() and not target.is_dir():
+            raise DataError(f"{target}: is a file; name another folder")
+        found = {path.name for path in target.iterdir()} if target.exists() else set()
+    if found and not run.config.run.overwrite:
         raise DataError(f"{target}: exists already; name another folder, or replace it with --overwrite")
     strange = sorted(found - _written(target))
     if strange:
@@ -81,53 +69,41 @@ def _written(folder: Path) -> set[str]:
 def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapping[str, str]) -> None:
     """Write RecBole benchmark files, the sequences with their origins, a manifest and the pictures.
 
-    The folder appears whole: it is written beside its place and then renamed; what it replaces is
-    deleted after that. The sequences are those that take part in training, as in the benchmark files.
+    The folder appears whole. The sequences are those that take part in training, as in the benchmark
+    files.
 
     Raises
     ------
     DataError
         If something came to lie at the target since :func:`check_export` saw it.
     """
-    splits, data = run.splits, regenerated.kept
-    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    with explain_disk_errors(target):
-        try:
-            part.mkdir(parents=True)
-            users, items = user_tokens(run), splits.whole.vocabulary
-            write_sequences(part / SEQUENCES_FILE, data, items, users)
-            write_benchmark_files(
-                part,
-                target.name,
-                train=regenerated.train.table,
-                valid=splits.valid.prefixes,
-                test=splits.test.prefixes,
-                user_tokens=users,
-                item_tokens=items,
-                max_length=run.config["MAX_ITEM_LIST_LENGTH"],
-            )
-            regenerated.save_pictures(part)
-            files = {path.name: digest_bytes(path.read_bytes()) for path in sorted(part.iterdir())}
-            write_json(
-                part / MANIFEST,
-                {
-                    "dataset": run.config.dataset,
-                    "fingerprint": run.fingerprint,
-                    "training_part": run.training_part.digest,
-                    "chosen": {name: str(value) for name, value in run.config.chosen.items()},
-                    "seed": run.config.seed_value,
-                    "versions": dict(versions),
-                    "files": files,
-                    **regenerated.facts(run.config),
-                },
-            )
-            check_export(run, target)
-            if target.exists():
-                target.replace(old)
-            part.replace(target)
-        finally:
-            if old.exists() and not target.exists():
-                old.replace(target)
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    users, items = user_tokens(run), run.splits.whole.vocabulary
+    with whole_folder(target) as folder:
+        write_sequences(folder / SEQUENCES_FILE, regenerated.kept, items, users)
+        write_benchmark_files(
+            folder,
+            target.name,
+            train=regenerated.train.table,
+            valid=run.splits.valid.prefixes,
+            test=run.splits.test.prefixes,
+            user_tokens=users,
+            item_tokens=items,
+            max_length=run.config["MAX_ITEM_LIST_LENGTH"],
+        )
+        regenerated.save_pictures(folder)
+        files = {path.name: digest_bytes(path.read_bytes()) for path in sorted(folder.iterdir())}
+        write_json(
+            folder / MANIFEST,
+            {
+                "dataset": run.config.dataset,
+                "fingerprint": run.fingerprint,
+                "training_part": run.training_part.digest,
+                "chosen": {name: str(value) for name, value in run.config.chosen.items()},
+                "seed": run.config.seed_value,
+                "versions": dict(versions),
+                "files": files,
+                **regenerated.facts(run.config),
+            },
+        )
+        check_export(run, target)
     run.say(f"regenerated data set: {target}")

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_ra.core.errors import SettingsError, nearest
+from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.table import IntArray
-
-SCOPES = ("any", "past")
 
 
 def eligible(
@@ -48,24 +46,12 @@ def eligible(
     bool array
         Of the shape that the arguments broadcast to, for example [Q, 1] queries against [Q, k]
         memories.
-
-    Raises
-    ------
-    SettingsError
-        If the scope is unknown.
     """
-    check_scope(scope)
+    if scope not in ("any", "past"):
+        raise SettingsError(f"memory_scope={scope!r} must be any or past")
     own = (query_users == memory_users) & (np.asarray(query_users) != -1)
     allowed = ~(own & (memory_lengths >= query_lengths))
     if scope == "past":
         # A comparison with NaN is False, which is the answer wanted.
         allowed = allowed & (memory_times < query_times)
     return np.asarray(allowed, dtype=np.bool_)
-
-
-def check_scope(scope: str) -> None:
-    """Raise SettingsError unless the scope is known."""
-    if scope not in SCOPES:
-        raise SettingsError(
-            f"memory_scope={scope!r} is unknown{nearest(str(scope), SCOPES)}; use one of {', '.join(SCOPES)}"
-        )

@@ -5,6 +5,8 @@ Shapes: ``B`` rows, ``K`` neighbours, ``D`` width, ``H`` heads.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,15 +59,13 @@ class Channel(nn.Module):
     Both attentions see the same neighbours; there is no residual around them.
     """
 
-    def __init__(
-        self, *, width: int, n_heads: int, inner: int, temperature: float, dropout: float, eps: float
-    ) -> None:
+    def __init__(self, *, width: int, n_heads: int, inner: int, temperature: float, dropout: float) -> None:
         super().__init__()
         self.first = CrossAttention(width=width, n_heads=n_heads, temperature=temperature, dropout=dropout)
         self.inner = nn.Linear(width, inner)
         self.outer = nn.Linear(inner, width)
         self.dropout = Dropout(dropout)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
         self.second = CrossAttention(width=width, n_heads=n_heads, temperature=temperature, dropout=dropout)
 
     def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
@@ -93,23 +93,17 @@ class Fusion(nn.Module):
         inner: int,
         temperature: float,
         dropout: float,
-        eps: float = 1e-12,
-        initializer_range: float = 0.02,
     ) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-
-        def channel() -> Channel:
-            return Channel(
-                width=width, n_heads=n_heads, inner=inner, temperature=temperature, dropout=dropout, eps=eps
-            )
-
+        self.alpha, self.beta = alpha, beta
+        channel = functools.partial(
+            Channel, width=width, n_heads=n_heads, inner=inner, temperature=temperature, dropout=dropout
+        )
         self.by_state = channel() if beta > 0 else None
         self.by_target = channel() if beta < 1 else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=initializer_range)
+                nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

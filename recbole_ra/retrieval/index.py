@@ -1,4 +1,4 @@
-"""Makes and reads indices of every kind; the only place that meets faiss (METHOD 4)."""
+"""Nearest-neighbour indexes; the only place that imports faiss (METHOD 4)."""
 
 from __future__ import annotations
 
@@ -10,59 +10,105 @@ import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from recbole_ra.core.errors import CheckpointError, SettingsError, nearest
+from recbole_ra.core.errors import CheckpointError, DataError, SettingsError
+from recbole_ra.core.files import read_arrays, write_arrays
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.table import IntArray
-from recbole_ra.retrieval.index_base import FloatArray, Index, checked, normalise, nothing
-from recbole_ra.retrieval.index_torch import TorchIndex
 
-KINDS = ("Flat", "IVFFlat", "HNSW", "Torch")
+FloatArray = NDArray[np.float32]
 
 _TRAINING_POINTS_A_LIST = 39
 """Below this faiss warns that k-means has too little to learn from."""
 
 
-class FaissIndex(Index):
-    """A faiss index on the CPU. faiss uses as many threads as the process allows it.
+def normalise(vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    """Scale every row to length 1; rows of zeros stay zero.
+
+    Raises
+    ------
+    DataError
+        If a value is not finite: no order of similarity is defined for it.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    # Squares in float64: in float32 they overflow from 1e19 on and vanish below 1e-23.
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    if not np.isfinite(norms).all():
+        row = int(np.flatnonzero(~np.isfinite(norms))[0])
+        raise DataError(
+            f"row {row} of the vectors to index or search is not finite; "
+            "the backbone that encoded it has diverged: lower its learning_rate"
+        )
+    result = np.empty_like(vectors)
+    np.divide(vectors, np.where(norms > 0, norms, 1.0)[:, None], out=result, casting="same_kind")
+    return result
+
+
+class Index:
+    """Finds, for each query, the stored vectors with the largest cosine.
+
+    It takes raw vectors and normalises them itself; a zero vector scores 0 with everything. faiss uses
+    as many threads as the process allows it.
 
     Parameters
     ----------
-    kind : {"Flat", "IVFFlat", "HNSW"}
+    kind : {"Flat", "IVFFlat", "HNSW", "Torch"}
+        "Flat" and "Torch" are exact; "Flat" on another device than the CPU becomes "Torch". The graph
+        of "HNSW" depends on the number of threads that build it.
     dimension : int
     nlist, nprobe : int
-        IVFFlat only: lists, and lists visited for each query (all of them if there are fewer).
+        "IVFFlat" only: lists, and lists visited for each query (all of them if there are fewer).
         0 chooses, when the first vectors arrive: about ``4 * sqrt(M)`` lists for ``M`` vectors.
     seed : int
-        Start of IVFFlat's k-means; the same vectors and seed give the same lists. An HNSW graph
-        depends on the number of threads that build it.
+        Start of the k-means of "IVFFlat"; the same vectors and seed give the same lists.
+    device : torch.device or str
+        Where "Torch" keeps its vectors; faiss stays on the CPU.
     """
 
-    def __init__(self, kind: str, dimension: int, *, nlist: int, nprobe: int, seed: int) -> None:
+    def __init__(
+        self,
+        kind: str,
+        dimension: int,
+        *,
+        nlist: int = 0,
+        nprobe: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if kind not in KINDS:
+            raise SettingsError(f"index_type={kind!r} must be one of {', '.join(KINDS)}")
+        if kind == "Flat" and torch.device(device).type != "cpu":
+            kind = "Torch"
         self.kind, self.dimension = kind, dimension
         self._nlist, self._nprobe, self._seed = nlist, nprobe, seed
-        self._faiss: Any = None
+        self._searcher: Any = None
         if kind == "Flat":
-            self._faiss = faiss.IndexFlatIP(dimension)
+            self._searcher = faiss.IndexFlatIP(dimension)
         elif kind == "HNSW":
-            self._faiss = faiss.IndexHNSWFlat(dimension, 32, faiss.METRIC_INNER_PRODUCT)
-            self._faiss.hnsw.efConstruction = 80
-            self._faiss.hnsw.efSearch = 128
+            self._searcher = faiss.IndexHNSWFlat(dimension, 32, faiss.METRIC_INNER_PRODUCT)
+            self._searcher.hnsw.efConstruction = 80
+            self._searcher.hnsw.efSearch = 128
+        elif kind == "Torch":
+            self._searcher = TorchFlatIP(dimension, device)
 
     def __len__(self) -> int:
-        return 0 if self._faiss is None else int(self._faiss.ntotal)
+        return 0 if self._searcher is None else int(self._searcher.ntotal)
+
+    def _unit(self, vectors: NDArray[np.floating[Any]]) -> FloatArray:
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(f"expected vectors of shape [rows, {self.dimension}], got {list(vectors.shape)}")
+        return normalise(vectors)
 
     def add(self, keys: NDArray[np.floating[Any]]) -> None:
-        """Store raw vectors; the first that IVFFlat gets also train its lists."""
-        keys = checked(keys, self.dimension)
-        if not len(keys):
-            return
-        unit = normalise(keys)
-        if self._faiss is None:
-            self._faiss = self._trained(unit)
-        self._faiss.add(unit)
+        """Store raw vectors, shape [rows, D]; they get the next ids."""
+        unit = self._unit(keys)
+        if len(unit):
+            if self._searcher is None:
+                self._searcher = self._trained_ivf(unit)
+            self._searcher.add(unit)
 
-    def _trained(self, unit: FloatArray) -> Any:
+    def _trained_ivf(self, unit: FloatArray) -> Any:
         rows = len(unit)
         if self._nlist > rows:
             raise SettingsError(
@@ -71,9 +117,8 @@ class FaissIndex(Index):
             )
         automatic = max(1, min(round(4 * math.sqrt(rows)), rows // _TRAINING_POINTS_A_LIST))
         nlist = self._nlist or automatic
-        index = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(self.dimension), self.dimension, nlist, faiss.METRIC_INNER_PRODUCT
-        )
+        quantizer = faiss.IndexFlatIP(self.dimension)
+        index = faiss.IndexIVFFlat(quantizer, self.dimension, nlist, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = int(stream(self._seed, "index").integers(2**31))
         # The user's own nlist may leave fewer points a list than faiss likes; that is their choice.
         # 64 training points a list give the recall that 256 give and bound the time of training.
@@ -84,57 +129,61 @@ class FaissIndex(Index):
         return index
 
     def search(self, queries: NDArray[np.floating[Any]], k: int) -> tuple[FloatArray, IntArray]:
-        """Return scores and ids, see :meth:`Index.search`."""
-        queries = checked(queries, self.dimension)
-        if self._faiss is None or not len(queries):
-            return nothing(len(queries), k)
-        scores, ids = self._faiss.search(normalise(queries), k)
+        """Find the ``k`` best vectors for each raw query, best first.
+
+        Parameters
+        ----------
+        queries : float array, shape [Q, D]
+        k : int
+
+        Returns
+        -------
+        scores : float32 array, shape [Q, k]
+            Cosines; -inf where there is no further vector.
+        ids : int64 array, shape [Q, k]
+            -1 where there is no further vector.
+        """
+        unit = self._unit(queries)
+        if not len(self) or not len(unit):
+            return _no_hits(len(unit), k)
+        scores, ids = self._searcher.search(unit, k)
         return np.where(ids >= 0, scores, np.float32(-np.inf)), ids
 
     def save(self, path: Path) -> None:
         """Write the index to one file."""
-        if self._faiss is None:
-            raise ValueError("an index without vectors has nothing to save")
-        faiss.write_index(self._faiss, str(path))
+        if self.kind == "Torch":
+            write_arrays(path, keys=self._searcher.keys.cpu().numpy())
+        else:
+            faiss.write_index(self._searcher, str(path))
 
     @classmethod
-    def load(cls, path: Path, *, device: torch.device | str = "cpu") -> FaissIndex:
-        """Read an index; raises CheckpointError, naming the file, if it is damaged."""
+    def load(cls, kind: str, dimension: int, path: Path, *, device: torch.device | str = "cpu") -> Index:
+        """Read a saved index; raises CheckpointError unless the file holds one of that kind and width."""
+        damaged = CheckpointError(
+            f"{path}: is missing, damaged or no {kind} index of width {dimension}; "
+            "delete the artifact that holds it and run again"
+        )
         try:
-            found = faiss.read_index(str(path))
+            searcher = TorchFlatIP.read(path, device) if kind == "Torch" else faiss.read_index(str(path))
         except (RuntimeError, MemoryError) as error:
-            raise CheckpointError(
-                f"{path}: not a readable faiss index; build the memory bank again"
-            ) from error
-        types = {faiss.IndexFlatIP: "Flat", faiss.IndexIVFFlat: "IVFFlat", faiss.IndexHNSWFlat: "HNSW"}
-        kind = types.get(type(found))
-        if kind is None or found.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise CheckpointError(
-                f"{path}: holds a {type(found).__name__} that is not one of ours; build the memory bank again"
-            )
-        index = cls(kind, int(found.d), nlist=0, nprobe=0, seed=0)
-        index._faiss = found
+            raise damaged from error
+        expected = (_TYPES.get(kind), faiss.METRIC_INNER_PRODUCT, dimension)
+        if (type(searcher), searcher.metric_type, searcher.d) != expected:
+            raise damaged
+        index = cls(kind, dimension, device=device if kind == "Torch" else "cpu")
+        index._searcher = searcher
         return index
 
 
 def automatic_nprobe(nlist: int) -> int:
-    """Lists to visit for each query when the settings leave it open.
+    """Choose how many lists to visit for each query.
 
     Notes
     -----
     Measured on one core with 131,413 vectors of width 64 made like the prefix states of
     amazon-beauty (decayed sums of item vectors) in 1450 lists, all of them searched for 21
-    neighbours. Recall is of the exact 20 best; the exact index takes 29 s.
-
-    ======  ======  =======
-    nprobe  recall  seconds
-    ======  ======  =======
-    8       .872    3
-    16      .917    5
-    32      .948    11
-    64      .969    23
-    90      .975    31
-    ======  ======  =======
+    neighbours. Recall of the exact 20 best, and seconds, for an nprobe of 8: .872, 3 s; 16: .917,
+    5 s; 32: .948, 11 s; 64: .969, 23 s; 90: .975, 31 s. The exact index takes 29 s.
 
     Beyond a sixteenth of the lists IVFFlat is no faster than the exact index, so the choice is
     1/64 (22 of 1450).
@@ -142,57 +191,78 @@ def automatic_nprobe(nlist: int) -> int:
     return min(nlist, max(8, nlist // 64))
 
 
-def make_index(
-    kind: str,
-    dimension: int,
-    *,
-    nlist: int = 0,
-    nprobe: int = 0,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> Index:
-    """Return an empty index.
+def _no_hits(rows: int, k: int) -> tuple[FloatArray, IntArray]:
+    return np.full((rows, k), -np.inf, dtype=np.float32), np.full((rows, k), -1, dtype=np.int64)
+
+
+class TorchFlatIP:
+    """Exact search on any device, as blocked matrix products and top-k, behind the interface of faiss.
 
     Parameters
     ----------
-    kind : {"Flat", "IVFFlat", "HNSW", "Torch"}
-        "Flat" and "Torch" are exact; "Flat" on another device than the CPU is "Torch".
-    dimension : int
+    d : int
         Width of the vectors.
-    nlist, nprobe : int
-        See :class:`FaissIndex`; 0 is automatic.
-    seed : int
     device : torch.device or str
-        Where "Torch" keeps its vectors; faiss stays on the CPU.
-
-    Raises
-    ------
-    SettingsError
-        If the kind is unknown or a number is negative.
+    query_block, key_block : int
+        Rows scored at once: a block of scores takes ``4 * query_block * key_block`` bytes.
     """
-    if kind not in KINDS:
-        raise SettingsError(
-            f"index kind '{kind}' is unknown{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}"
-        )
-    for name, value in {"nlist": nlist, "nprobe": nprobe}.items():
-        if value < 0:
-            raise SettingsError(f"{name}={value} is negative; use 0 to choose it, or a number of lists")
-    if kind == "Torch" or (kind == "Flat" and torch.device(device).type != "cpu"):
-        return TorchIndex(dimension, device=device)
-    return FaissIndex(kind, dimension, nlist=nlist, nprobe=nprobe, seed=seed)
+
+    metric_type = faiss.METRIC_INNER_PRODUCT
+
+    def __init__(
+        self, d: int, device: torch.device | str, *, query_block: int = 2048, key_block: int = 16384
+    ) -> None:
+        self.d = d
+        self.keys = torch.empty(0, d, device=device)
+        self._query_block, self._key_block = query_block, key_block
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device | str) -> TorchFlatIP:
+        """Read stored vectors; raises RuntimeError, as faiss does, if the file holds none."""
+        arrays = read_arrays(path, ["keys"])
+        if arrays is None or arrays[0].ndim != 2 or arrays[0].dtype != np.float32:
+            raise RuntimeError(f"{path}: holds no float32 matrix 'keys'")
+        found = cls(arrays[0].shape[1], device)
+        found.keys = torch.from_numpy(arrays[0]).to(device)
+        return found
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors stored."""
+        return len(self.keys)
+
+    def add(self, unit: FloatArray) -> None:
+        """Store vectors, shape [rows, D]; they get the next ids."""
+        self.keys = torch.cat([self.keys, torch.from_numpy(unit).to(self.keys.device)])
+
+    @torch.no_grad()
+    def search(self, unit: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+        """Return scores and ids, shape [Q, k]; the id is -1 where there is no further vector."""
+        scores, ids = _no_hits(len(unit), k)
+        for start in range(0, len(unit), self._query_block):
+            rows = slice(start, start + self._query_block)
+            best, place = self._best(torch.from_numpy(unit[rows]).to(self.keys.device), k)
+            scores[rows, : best.shape[1]] = best.cpu().numpy()
+            ids[rows, : best.shape[1]] = place.cpu().numpy()
+        return scores, ids
+
+    def _best(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Best ``min(k, M)`` scores and ids of one block of queries, shape [q, min(k, M)]."""
+        best = queries.new_empty(len(queries), 0)
+        place = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+        for start in range(0, len(self.keys), self._key_block):
+            block = queries @ self.keys[start : start + self._key_block].T
+            score, column = block.topk(min(k, block.shape[1]), dim=1)
+            score, column = torch.cat([best, score], 1), torch.cat([place, column + start], 1)
+            best, chosen = score.topk(min(k, score.shape[1]), dim=1)
+            place = column.gather(1, chosen)
+        return best, place
 
 
-def load_index(kind: str, path: Path, *, device: torch.device | str = "cpu") -> Index:
-    """Read an index of a known kind.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged or holds another kind.
-    """
-    found = (TorchIndex if kind == "Torch" else FaissIndex).load(path, device=device)
-    if found.kind != kind:
-        raise CheckpointError(
-            f"{path}: holds an index of kind {found.kind}, not {kind}; build the memory bank again"
-        )
-    return found
+_TYPES = {
+    "Flat": faiss.IndexFlatIP,
+    "IVFFlat": faiss.IndexIVFFlat,
+    "HNSW": faiss.IndexHNSWFlat,
+    "Torch": TorchFlatIP,
+}
+KINDS = tuple(_TYPES)

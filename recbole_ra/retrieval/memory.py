@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import CheckpointError, DataError
+from recbole_ra.core.files import read_arrays, whole_folder, write_arrays
 from recbole_ra.data.table import IntArray
-from recbole_ra.retrieval.index import KINDS, load_index, make_index
-from recbole_ra.retrieval.index_base import Index
+from recbole_ra.retrieval.index import Index
 
-VERSION = 1
-"""Version of the saved layout; a bank saved under another one is refused."""
-
-_FORMAT = "recbole_ra memory bank"
-_MANIFEST = "manifest.json"
-_INDEX = "index.bin"
 _DTYPES: dict[str, np.dtype[Any]] = {
     "keys": np.dtype(np.float32),
     "values": np.dtype(np.int64),
@@ -31,6 +23,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "lengths": np.dtype(np.int64),
     "times": np.dtype(np.float64),
 }
+_ARRAYS = "memories.npz"  # and the kind and SHA-256 of the index
+_INDEX = "index.bin"
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(eq=False)
@@ -63,11 +60,11 @@ class MemoryBank:
     @classmethod
     def build(
         cls,
-        keys: NDArray[np.floating[Any]],
-        values: NDArray[np.integer[Any]],
-        users: NDArray[np.integer[Any]],
-        lengths: NDArray[np.integer[Any]],
-        times: NDArray[np.floating[Any]],
+        keys: Floats,
+        values: Integers,
+        users: Integers,
+        lengths: Integers,
+        times: Floats,
         *,
         index_kind: str,
         nlist: int = 0,
@@ -75,14 +72,7 @@ class MemoryBank:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> MemoryBank:
-        """Index a set of memories.
-
-        Parameters
-        ----------
-        keys, values, users, lengths, times
-            See the class.
-        index_kind, nlist, nprobe, seed, device
-            See :func:`recbole_ra.retrieval.index.make_index`.
+        """Index a set of memories; what the index takes, see :class:`recbole_ra.retrieval.index.Index`.
 
         Raises
         ------
@@ -93,163 +83,73 @@ class MemoryBank:
         ValueError
             If the arrays do not fit each other.
         """
-        arrays = _as_arrays(keys, values, users, lengths, times)
-        if not len(arrays["values"]):
+        arrays = _converted(keys, values, users, lengths, times)
+        if not len(values):
             raise DataError(
                 "the memory bank would be empty; lower min_support or use memory_source=enumerate"
             )
         width = arrays["keys"].shape[1]
-        index = make_index(index_kind, width, nlist=nlist, nprobe=nprobe, seed=seed, device=device)
+        index = Index(index_kind, width, nlist=nlist, nprobe=nprobe, seed=seed, device=device)
         index.add(arrays["keys"])
         return cls(**arrays, index=index)
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(
-        self,
-        keys: NDArray[np.floating[Any]],
-        values: NDArray[np.integer[Any]],
-        users: NDArray[np.integer[Any]],
-        lengths: NDArray[np.integer[Any]],
-        times: NDArray[np.floating[Any]],
-    ) -> None:
+    def add(self, keys: Floats, values: Integers, users: Integers, lengths: Integers, times: Floats) -> None:
         """Append memories; nothing is trained again (a *dynamic* memory)."""
-        new = _as_arrays(keys, values, users, lengths, times)
+        new = _converted(keys, values, users, lengths, times)
         self.index.add(new["keys"])
         for name, rows in new.items():
             setattr(self, name, np.concatenate([getattr(self, name), rows]))
 
-    def save(self, directory: Path) -> None:
-        """Write the bank as a directory, whole or not at all.
-
-        The files are written next to ``directory`` and moved there when complete; an earlier bank
-        of that name is replaced only then.
-
-        Raises
-        ------
-        CheckpointError
-            If the directory holds something that is not a memory bank.
-        """
-        directory = Path(directory)
-        replaceable = (directory / _MANIFEST).is_file() or (
-            directory.is_dir() and not any(directory.iterdir())
-        )
-        if directory.exists() and not replaceable:
-            raise CheckpointError(f"{directory}: exists and is not a memory bank; choose another directory")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
-            new.mkdir()
-            self._write(new)
-            try:
-                if directory.exists():
-                    directory.rename(old)
-                new.rename(directory)
-            except BaseException:
-                # Also on an interrupt: what stays in the scratch directory is deleted with it.
-                if old.exists() and not directory.exists():
-                    old.rename(directory)
-                raise
-
-    def _write(self, directory: Path) -> None:
-        for name in _DTYPES:
-            np.save(directory / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        self.index.save(directory / _INDEX)
-        manifest = {
-            "format": _FORMAT,
-            "version": VERSION,
-            "count": len(self),
-            "dimension": self.keys.shape[1],
-            "index_kind": self.index.kind,
-            "files": {name: _sha256(directory / name) for name in _file_names()},
-        }
-        (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    def save(self, folder: Path) -> None:
+        """Write a folder that appears whole; replaces a bank, raises CheckpointError for anything else."""
+        if folder.exists() and not (folder / _ARRAYS).is_file():
+            raise CheckpointError(f"{folder}: exists and is not a memory bank; name another folder")
+        with whole_folder(folder) as part:
+            self.index.save(part / _INDEX)
+            index = {"index_kind": np.array(self.index.kind), "index_digest": _digest(part / _INDEX)}
+            write_arrays(part / _ARRAYS, **{name: getattr(self, name) for name in _DTYPES}, **index)
 
     @classmethod
-    def load(cls, directory: Path, device: torch.device | str = "cpu") -> MemoryBank:
-        """Read a saved bank, verifying every file against the manifest first.
-
-        Raises
-        ------
-        CheckpointError
-            If a file is missing, truncated, changed or of another version; the message names it.
-        """
-        directory = Path(directory)
-        manifest = _read_manifest(directory / _MANIFEST)
-        for name in _file_names():
-            path = directory / name
-            if not path.is_file():
-                raise CheckpointError(f"{path}: is missing; build the memory bank again")
-            if _sha256(path) != manifest["files"].get(name):
-                raise CheckpointError(f"{path}: was truncated or changed; build the memory bank again")
-        count, width = manifest["count"], manifest["dimension"]
-        arrays = {}
-        for name, dtype in _DTYPES.items():
-            shape = (count, width) if name == "keys" else (count,)
-            arrays[name] = _read_array(directory / f"{name}.npy", dtype, shape)
-        index = load_index(manifest["index_kind"], directory / _INDEX, device=device)
-        if len(index) != count or index.dimension != width:
-            raise CheckpointError(
-                f"{directory / _INDEX}: holds {len(index)} vectors of width {index.dimension}, "
-                f"the manifest says {count} of {width}; build the memory bank again"
-            )
-        return cls(**arrays, index=index)
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> MemoryBank:
+        """Read a saved bank; raises CheckpointError if a file is missing, damaged or of another bank."""
+        remedy = "delete the artifact that holds it and run again"
+        found = read_arrays(folder / _ARRAYS, [*_DTYPES, "index_kind", "index_digest"])
+        if found is None:
+            raise CheckpointError(f"{folder / _ARRAYS}: is missing or damaged; {remedy}")
+        *columns, kind, digest = found
+        arrays = dict(zip(_DTYPES, columns, strict=True))
+        try:
+            _check(arrays)
+        except ValueError as error:
+            raise CheckpointError(f"{folder / _ARRAYS}: {error}; {remedy}") from error
+        path = folder / _INDEX
+        if not path.is_file() or _digest(path) != digest:
+            raise CheckpointError(f"{path}: is missing, damaged or of another bank; {remedy}")
+        return cls(**arrays, index=Index.load(str(kind), arrays["keys"].shape[1], path, device=device))
 
 
-def _as_arrays(*columns: NDArray[Any]) -> dict[str, Any]:
+def _converted(*columns: NDArray[Any]) -> dict[str, NDArray[Any]]:
     arrays = {
         name: np.ascontiguousarray(column, dtype=dtype)
         for (name, dtype), column in zip(_DTYPES.items(), columns, strict=True)
     }
-    rows = len(arrays["values"])
-    for name, array in arrays.items():
-        if array.ndim != (2 if name == "keys" else 1) or len(array) != rows:
-            raise ValueError(f"{name} has shape {list(array.shape)}, expected {rows} rows")
+    _check(arrays)
     return arrays
 
 
-def _file_names() -> list[str]:
-    return [*(f"{name}.npy" for name in _DTYPES), _INDEX]
+def _check(arrays: dict[str, NDArray[Any]]) -> None:
+    """Raise ValueError for the first array whose type or shape does not fit the others."""
+    rows = arrays["values"].size
+    for name, array in arrays.items():
+        ndim = 2 if name == "keys" else 1
+        if array.dtype != _DTYPES[name] or array.ndim != ndim or len(array) != rows:
+            expected = f"{_DTYPES[name]} of {rows} rows"
+            raise ValueError(f"{name} is {array.dtype} of shape {list(array.shape)}, expected {expected}")
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> NDArray[np.str_]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Parse the manifest and check that it says what the loader relies on."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read; is this the directory of a memory bank?") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not valid JSON; build the memory bank again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: does not describe a memory bank; choose another directory")
-    if manifest.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: has version {manifest.get('version')!r}, this program reads {VERSION}; "
-            "build the memory bank again"
-        )
-    sane = (
-        all(type(manifest.get(name)) is int and manifest[name] > 0 for name in ("count", "dimension"))
-        and manifest.get("index_kind") in KINDS
-        and isinstance(manifest.get("files"), dict)
-    )
-    if not sane:
-        raise CheckpointError(f"{path}: lacks or garbles an entry; build the memory bank again")
-    return manifest
-
-
-def _read_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path}: is not a readable array; build the memory bank again") from error
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        raise CheckpointError(
-            f"{path}: does not hold {dtype} of shape {list(shape)}; build the memory bank again"
-        )
-    return array
+        return np.array(hashlib.file_digest(file, "sha256").hexdigest())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.core.files import ArtifactStore, digest, write_bytes, write_json
+from recbole_ra.core.files import ArtifactStore, digest, whole_folder, write_bytes, write_json
 
 KEY = "0123456789abcdef" * 4
 
@@ -45,6 +45,65 @@ def test_other_faults_are_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         write_bytes(tmp_path / "folder", b"")
+
+
+def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    for name in ("old", "new"):
+        with whole_folder(target) as folder:
+            (folder / name).write_text("x")
+            assert not (target / name).exists()
+    assert [entry.name for entry in target.iterdir()] == ["new"]
+    assert [entry.name for entry in target.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "injected"), KeyboardInterrupt(), ValueError()])
+@pytest.mark.parametrize("fails_at", ["write", "rename", "first write", "first rename"])
+def test_a_folder_that_fails_leaves_what_was(
+    fails_at: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, replace = tmp_path / "folder", Path.replace
+    if not fails_at.startswith("first"):
+        with whole_folder(target) as folder:
+            (folder / "old").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+
+    def failing(self: Path, other: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise error
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", failing)
+
+    def write() -> None:
+        with whole_folder(target) as folder:
+            (folder / "new").write_text("x")
+            if fails_at.endswith("write"):
+                raise error
+
+    with pytest.raises(RecboleRaError if isinstance(error, OSError) else type(error)):
+        write()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("left", ["tmp", "old"])
+def test_leftovers_of_a_killed_process_do_no_harm(left: str, tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for folder in (target, tmp_path / f".folder.{os.getpid()}.{left}"):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+    with whole_folder(target) as folder:
+        (folder / "new").write_text("x")
+    assert [entry.name for entry in target.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(NotADirectoryError), whole_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "precious"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_json_is_sorted(tmp_path: Path) -> None:

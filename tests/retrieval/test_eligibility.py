@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import reference
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.retrieval.eligibility import SCOPES, eligible
+from recbole_ra.retrieval.eligibility import eligible
 
 about = st.tuples(
     st.integers(-1, 3), st.integers(1, 5), st.one_of(st.integers(0, 4).map(float), st.just(float("nan")))
@@ -27,7 +27,7 @@ def ask(queries: list[tuple], memories: list[tuple], scope: str) -> np.ndarray:
     )
 
 
-@given(st.lists(about, min_size=1), st.lists(about, min_size=1), st.sampled_from(SCOPES))
+@given(st.lists(about, min_size=1), st.lists(about, min_size=1), st.sampled_from(["any", "past"]))
 def test_equals_the_loop(queries: list[tuple], memories: list[tuple], scope: str) -> None:
     expected = [[reference.may_use(query, memory, scope) for memory in memories] for query in queries]
     found = ask(queries, memories, scope)
@@ -52,5 +52,5 @@ def test_past_never_allows_more_than_any(queries: list[tuple], memories: list[tu
 
 
 def test_an_unknown_scope_is_named() -> None:
-    with pytest.raises(SettingsError, match="memory_scope='passt' is unknown; did you mean 'past'"):
+    with pytest.raises(SettingsError, match="memory_scope='passt' must be any or past"):
         ask([(1, 1, 0.0)], [(1, 1, 0.0)], "passt")

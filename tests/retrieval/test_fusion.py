@@ -116,7 +116,7 @@ def test_dropped_weights_drop_projected_values(monkeypatch: pytest.MonkeyPatch) 
 def test_a_channel_attends_feeds_forward_and_attends_again() -> None:
     query, keys, values, valid = neighbours()
     valid[2, 0] = True
-    layer = Channel(width=WIDTH, n_heads=2, inner=16, temperature=0.5, dropout=0.5, eps=1e-12)
+    layer = Channel(width=WIDTH, n_heads=2, inner=16, temperature=0.5, dropout=0.5)
     randomised(layer)
     x = naive(layer.first, 0.5, query, keys, values, valid)
     x = layer.norm(x + layer.outer(F.gelu(layer.inner(x))))

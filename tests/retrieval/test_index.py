@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_ra.core.errors import CheckpointError, DataError, SettingsError
-from recbole_ra.retrieval.index import KINDS, automatic_nprobe, load_index, make_index
-from recbole_ra.retrieval.index_base import normalise
-from recbole_ra.retrieval.index_torch import TorchIndex
+from recbole_ra.core.files import write_arrays
+from recbole_ra.retrieval.index import KINDS, Index, TorchFlatIP, automatic_nprobe, normalise
 
 EXACT = ("Flat", "Torch")
 
@@ -23,7 +22,7 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_match_of_a_stored_vector_is_itself_at_any_scale(kind: str) -> None:
     keys = vectors(500)
-    index = make_index(kind, 8, seed=0)
+    index = Index(kind, 8, seed=0)
     index.add(keys * 7)
     assert len(index) == 500
     scores, ids = index.search(keys * 0.1, 3)
@@ -39,7 +38,7 @@ def test_the_best_match_of_a_stored_vector_is_itself_at_any_scale(kind: str) -> 
 @given(rows=st.integers(1, 40), k=st.integers(1, 50), seed=st.integers(0, 99))
 def test_exact_kinds_equal_brute_force(kind: str, rows: int, k: int, seed: int) -> None:
     keys, queries = vectors(rows, seed=seed), vectors(9, seed=seed + 1)
-    index = make_index(kind, 8, seed=0)
+    index = Index(kind, 8, seed=0)
     index.add(keys)
     scores, ids = index.search(queries, k)
     cosines = normalise(queries) @ normalise(keys).T
@@ -55,18 +54,19 @@ def test_exact_kinds_equal_brute_force(kind: str, rows: int, k: int, seed: int) 
 
 @given(query_block=st.integers(1, 7), key_block=st.integers(1, 7), k=st.integers(1, 9))
 def test_blocks_of_the_torch_index_do_not_show(query_block: int, key_block: int, k: int) -> None:
-    whole = TorchIndex(8)
-    parts = TorchIndex(8, query_block=query_block, key_block=key_block)
+    keys, queries = normalise(vectors(10)), normalise(vectors(5))
+    whole = TorchFlatIP(8, "cpu")
+    parts = TorchFlatIP(8, "cpu", query_block=query_block, key_block=key_block)
     for index in (whole, parts):
-        index.add(vectors(10))
-    for expected, found in zip(whole.search(vectors(5), k), parts.search(vectors(5), k), strict=True):
+        index.add(keys)
+    for expected, found in zip(whole.search(queries, k), parts.search(queries, k), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_adding_in_two_steps_equals_adding_at_once(kind: str) -> None:
     keys = vectors(60)
-    once, twice = make_index(kind, 8, seed=0), make_index(kind, 8, seed=0)
+    once, twice = Index(kind, 8, seed=0), Index(kind, 8, seed=0)
     once.add(keys)
     twice.add(keys[:25])
     twice.add(keys[25:])
@@ -75,7 +75,7 @@ def test_adding_in_two_steps_equals_adding_at_once(kind: str) -> None:
 
 
 def test_ivf_finds_what_is_added_after_training() -> None:
-    index = make_index("IVFFlat", 8, seed=0)
+    index = Index("IVFFlat", 8, seed=0)
     index.add(vectors(1000))
     late = vectors(50, seed=5)
     index.add(late)
@@ -87,7 +87,7 @@ def test_ivf_is_deterministic_for_a_seed() -> None:
     keys, queries = vectors(3000, 16), vectors(100, 16, seed=1)
     results = []
     for seed in (3, 3, 4):
-        index = make_index("IVFFlat", 16, nprobe=1, seed=seed)
+        index = Index("IVFFlat", 16, nprobe=1, seed=seed)
         index.add(keys)
         results.append(index.search(queries, 20))
     np.testing.assert_array_equal(results[0][1], results[1][1])
@@ -100,7 +100,7 @@ def test_ivf_recall_of_clustered_vectors_with_automatic_settings() -> None:
     keys = (rng.normal(size=(60, 16))[rng.integers(0, 60, 6000)] + 0.4 * rng.normal(size=(6000, 16))).astype(
         np.float32
     )
-    exact, approximate = make_index("Flat", 16, seed=0), make_index("IVFFlat", 16, seed=0)
+    exact, approximate = Index("Flat", 16, seed=0), Index("IVFFlat", 16, seed=0)
     for index in (exact, approximate):
         index.add(keys)
     _, expected = exact.search(keys[:300], 20)
@@ -112,7 +112,7 @@ def test_ivf_recall_of_clustered_vectors_with_automatic_settings() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 38, 39, 78, 500, 5000])
 @pytest.mark.parametrize("nlist", [0, 2])
 def test_ivf_training_prints_no_warning(rows: int, nlist: int, capfd: pytest.CaptureFixture[str]) -> None:
-    index = make_index("IVFFlat", 4, nlist=min(nlist, rows), seed=0)
+    index = Index("IVFFlat", 4, nlist=min(nlist, rows), seed=0)
     index.add(vectors(rows, 4))
     out, err = capfd.readouterr()
     assert out + err == ""
@@ -124,10 +124,10 @@ def test_automatic_nprobe_never_exceeds_the_lists() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_save_and_load(kind: str, tmp_path: Path) -> None:
-    index = make_index(kind, 8, seed=0)
+    index = Index(kind, 8, seed=0)
     index.add(vectors(300))
     index.save(tmp_path / "index")
-    again = load_index(kind, tmp_path / "index")
+    again = Index.load(kind, 8, tmp_path / "index")
     assert (again.kind, again.dimension, len(again)) == (kind, 8, 300)
     for a, b in zip(index.search(vectors(20, seed=2), 9), again.search(vectors(20, seed=2), 9), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -139,31 +139,37 @@ def test_save_and_load(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 3, 100])
 def test_a_truncated_file_is_named(kind: str, kept: int, tmp_path: Path) -> None:
     path = tmp_path / "index"
-    index = make_index(kind, 8, seed=0)
+    index = Index(kind, 8, seed=0)
     index.add(vectors(300))
     index.save(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=str(path)):
-        load_index(kind, path)
+        Index.load(kind, 8, path)
     with pytest.raises(CheckpointError, match="absent"):
-        load_index(kind, tmp_path / "absent")
+        Index.load(kind, 8, tmp_path / "absent")
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    index = make_index("Flat", 8, seed=0)
-    index.add(vectors(10))
-    index.save(tmp_path / "flat")
-    with pytest.raises(CheckpointError, match="Flat, not HNSW"):
-        load_index("HNSW", tmp_path / "flat")
-    faiss.write_index(faiss.IndexFlatL2(8), str(tmp_path / "l2"))
-    with pytest.raises(CheckpointError, match="l2"):
-        load_index("Flat", tmp_path / "l2")
+def test_a_file_of_another_kind_or_width_is_refused(tmp_path: Path) -> None:
+    for kind in KINDS:
+        index = Index(kind, 8, seed=0)
+        index.add(vectors(10))
+        index.save(tmp_path / kind)
+    faiss.write_index(faiss.IndexFlatL2(8), str(tmp_path / "L2"))
+    write_arrays(tmp_path / "doubles", keys=np.ones((10, 8)))
+    write_arrays(tmp_path / "row", keys=np.ones(8, np.float32))
+    for kind in KINDS:
+        for other in ("L2", "doubles", "row", *KINDS):
+            if other != kind:
+                with pytest.raises(CheckpointError, match=f"{other}: is missing, damaged or no {kind} index"):
+                    Index.load(kind, 8, tmp_path / other)
+        with pytest.raises(CheckpointError, match=f"no {kind} index of width 9; delete the artifact"):
+            Index.load(kind, 9, tmp_path / kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_vectors_score_zero(kind: str) -> None:
     keys = np.concatenate([vectors(50), np.zeros((1, 8), np.float32)])
-    index = make_index(kind, 8, nlist=1 if kind == "IVFFlat" else 0, seed=0)
+    index = Index(kind, 8, nlist=1 if kind == "IVFFlat" else 0, seed=0)
     index.add(keys)
     scores, ids = index.search(np.zeros((1, 8), np.float32), 5)
     assert (scores == 0).all()
@@ -172,7 +178,7 @@ def test_zero_vectors_score_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_index_finds_nothing(kind: str) -> None:
-    index = make_index(kind, 8, seed=0)
+    index = Index(kind, 8, seed=0)
     index.add(vectors(0))
     scores, ids = index.search(vectors(3), 2)
     assert (ids == -1).all()
@@ -192,15 +198,18 @@ def test_vectors_that_are_not_finite_are_refused(kind: str, bad: float) -> None:
     keys = vectors(4)
     keys[2, 1] = bad
     with pytest.raises(DataError, match="row 2"):
-        make_index(kind, 8, seed=0).add(keys)
+        Index(kind, 8, seed=0).add(keys)
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(SettingsError, match="did you mean 'IVFFlat'"):
-        make_index("IVFFlt", 8, seed=0)
-    with pytest.raises(SettingsError, match="nprobe=-1"):
-        make_index("IVFFlat", 8, nprobe=-1, seed=0)
+    with pytest.raises(SettingsError, match="index_type='IVFFlt' must be one of Flat, IVFFlat, HNSW, Torch"):
+        Index("IVFFlt", 8, seed=0)
     with pytest.raises(SettingsError, match="nlist=11 but the memory bank holds only 10"):
-        make_index("IVFFlat", 8, nlist=11, seed=0).add(vectors(10))
+        Index("IVFFlat", 8, nlist=11, seed=0).add(vectors(10))
     with pytest.raises(ValueError, match="shape"):
-        make_index("Flat", 8, seed=0).add(vectors(10, 4))
+        Index("Flat", 8, seed=0).add(vectors(10, 4))
+
+
+def test_exact_search_on_another_device_is_by_torch() -> None:
+    assert Index("Flat", 8, device="meta").kind == "Torch"
+    assert Index("HNSW", 8, device="meta").kind == "HNSW"
