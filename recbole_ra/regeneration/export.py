@@ -12,6 +12,7 @@ from recbole_ra.regeneration.files import SEQUENCES_FILE, check_tokens, write_be
 from recbole_ra.regeneration.stage import MANIFEST, Regenerated, user_tokens
 from recbole_ra.training.run import Run
 
+
 def check_exportable(run: Run) -> None:
     """Refuse, before anything is trained, a data set that cannot be written.
 

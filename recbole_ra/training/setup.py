@@ -65,9 +65,9 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
     SettingsError
         If it cannot be built with these settings, or not for this data set.
     """
-    if config["loss_type"] == "BPR" and splits.whole.item_num < 3:
+    if config["loss_type"] in ("BPR", "BCE") and splits.whole.item_num < 3:
         raise SettingsError(
-            "loss_type='BPR' compares an item with another one, but there is no other; use CE"
+            f"loss_type={config['loss_type']!r} compares an item with another one, but there is no other; use CE"
         )
     if config.backbone in BACKBONES:
         backbone = BACKBONES[config.backbone](
