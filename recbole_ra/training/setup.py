@@ -67,7 +67,8 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
     """
     if config["loss_type"] in ("BPR", "BCE") and splits.whole.item_num < 3:
         raise SettingsError(
-            f"loss_type={config['loss_type']!r} compares an item with another one, but there is no other; use CE"
+            f"loss_type={config['loss_type']!r} compares an item with another one, but there is no other; "
+            "use CE"
         )
     if config.backbone in BACKBONES:
         backbone = BACKBONES[config.backbone](
