@@ -122,6 +122,7 @@ class RaConfig(Config):
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(self.backbone, model_class, dataset)
+        self.internal_config_dict.update(self.model_defaults)
         other_files = self.internal_config_dict.get("load_col") or {}
         root = props_root()
         for path in (
@@ -138,6 +139,16 @@ class RaConfig(Config):
         self.known = self._known_keys()
 
     @functools.cached_property
+    def model_defaults(self) -> dict[str, Any]:
+        """Settings of the backbone's architecture, and their defaults."""
+        if self.backbone in BACKBONES:
+            return {
+                name: about.default for name, about in declared(BACKBONES[self.backbone].Settings).items()
+            }
+        file = Path(recbole.__file__).parent / "properties" / "model" / f"{self.backbone}.yaml"
+        return read_yaml(file) if file.is_file() else {}
+
+    @functools.cached_property
     def own(self) -> dict[str, Setting]:
         """What settings of ours declare, those of the backbone's architecture among them."""
         classes = [*OUR_SETTINGS, *([] if self.architecture is None else [type(self.architecture)])]
@@ -146,9 +157,9 @@ class RaConfig(Config):
     def about(self, name: str) -> Setting:
         """Return what a setting declares; of RecBole's undeclared ones, what its own lists say."""
         found = self.own.get(name) or RECBOLE.get(name)
-        if found is not None and name in self.own and name in self.internal_config_dict:
-            # The backbone's own default files have a setting of that name: it shapes the backbone too.
-            found = dataclasses.replace(found, shapes=found.shapes | TRAINED)
+        if found is not None and name in self.own and name in self.model_defaults:
+            # A model of RecBole's has a setting of that name: it shapes the backbone too.
+            found = dataclasses.replace(found, shapes=found.shapes | {"backbone"})
         if found is not None:
             return found
         if name not in self.known:  # RecBole derives it from others
@@ -210,14 +221,8 @@ class RaConfig(Config):
     @property
     def built_with(self) -> dict[str, Any]:
         """Settings of the backbone that another value would make wrong, also where its weights still fit."""
-        own = self.architecture
-        if own is not None:
-            settings = dataclasses.asdict(own)
-        else:
-            defaults = Path(recbole.__file__).parent / "properties" / "model" / f"{self.backbone}.yaml"
-            settings = {key: self[key] for key in (read_yaml(defaults) if defaults.is_file() else {})}
-        settings["MAX_ITEM_LIST_LENGTH"] = self["MAX_ITEM_LIST_LENGTH"]
-        return {key: value for key, value in settings.items() if "dropout" not in key}
+        names = [name for name in (*self.model_defaults, "MAX_ITEM_LIST_LENGTH") if "dropout" not in name]
+        return {name: self.everything[name] for name in names}
 
     def _set_default_parameters(self) -> None:
         final = self.final_config_dict
