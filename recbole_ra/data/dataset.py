@@ -55,10 +55,6 @@ class CompactDataset(SequentialDataset):
         super()._load_data(token, dataset_path)
 
     def _try_download(self, folder: Path) -> None:
-        where = (
-            f"put the interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), "
-            "or name the folder that holds the data set's folder with --data_path"
-        )
         try:
             self._download()
         except (OSError, ValueError, RuntimeError) as error:
@@ -67,9 +63,10 @@ class CompactDataset(SequentialDataset):
                 return
             if folder.exists() and not os.listdir(folder):
                 folder.rmdir()
-            reason = str(error).splitlines()[0]
             raise DataError(
-                f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}"
+                f"data set '{self.dataset_name}' is not at {folder} ({str(error).splitlines()[0]}); put the "
+                f"interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), or "
+                "name the folder that holds the data set's folder with --data_path"
             ) from error
 
     def _reset_index(self) -> None:
@@ -98,35 +95,27 @@ class CompactDataset(SequentialDataset):
         self._check_field("uid_field", "time_field")
         flat = self.inter_feat
         users = flat[self.uid_field].numpy()
-        new_user = np.flatnonzero(np.diff(users, prepend=-1))
-        offsets = np.append(new_user, len(users))
+        first = np.flatnonzero(np.diff(users, prepend=-1))
         self.flat_feat = flat
         self.table = SequenceTable.from_arrays(
             flat[self.iid_field].numpy(),
-            offsets,
+            np.append(first, len(users)),
             self.item_num,
-            users=users[new_user],
+            users=users[first],
             times=self._times,
         )
         self._check_lengths()
-        rows = self._every_row()
         for field in (FLAT_FIELD, PREFIX_FIELD):
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-        self.inter_feat = rows
+        self.inter_feat = self._every_row()
 
     def _every_row(self) -> Interaction:
         """One row for every (prefix, next item) of the table."""
         prefixes = Prefixes.all_of(self.table, self.max_item_list_len)
         rows = self.flat_feat[prefixes.flat_position]
-        rows.update(
-            Interaction(
-                {
-                    self.item_list_length_field: torch.from_numpy(prefixes.lengths),
-                    FLAT_FIELD: torch.from_numpy(prefixes.flat_position),
-                    PREFIX_FIELD: torch.from_numpy(prefixes.position),
-                }
-            )
-        )
+        rows[self.item_list_length_field] = torch.from_numpy(prefixes.lengths)
+        rows[FLAT_FIELD] = torch.from_numpy(prefixes.flat_position)
+        rows[PREFIX_FIELD] = torch.from_numpy(prefixes.position)
         return rows
 
     def _check_lengths(self) -> None:
@@ -151,21 +140,13 @@ class CompactDataset(SequentialDataset):
         """Rows with their histories, cut now: shapes [rows, MAX_ITEM_LIST_LENGTH]."""
         rows = self.inter_feat[index]
         flat, length = rows[FLAT_FIELD].numpy(), rows[self.item_list_length_field].numpy()
-        histories = {}
-        for field in self.flat_feat:
-            if field == self.uid_field or self.field2type[field] in (
-                FeatureType.TOKEN_SEQ,
-                FeatureType.FLOAT_SEQ,
-            ):
-                continue
-            values = self.flat_feat[field].numpy()
-            if values.ndim > 1:
-                continue
-            cut = gather_windows(values, flat - length, length, self.max_item_list_len)
-            histories[getattr(self, f"{field}_list_field")] = torch.from_numpy(cut)
-        if self.table.times is not None:
-            histories[EXACT_TIME_FIELD] = torch.from_numpy(self.table.times[flat])
-        rows.update(Interaction(histories))
+        for field, values in self.flat_feat.interaction.items():
+            if field == self.uid_field or values.ndim > 1:
+                continue  # a column of sequences has no history here
+            cut = gather_windows(values.numpy(), flat - length, length, self.max_item_list_len)
+            rows[getattr(self, f"{field}_list_field")] = torch.from_numpy(cut)
+        assert self.table.times is not None, "every data set has times"
+        rows[EXACT_TIME_FIELD] = torch.from_numpy(self.table.times[flat])
         return self.join(rows) if join else rows
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:

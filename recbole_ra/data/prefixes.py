@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_ra.data.table import IntArray, SequenceTable, gather_windows
+from recbole_ra.data.table import IntArray, SequenceTable, gather_windows, places
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,7 @@ class Prefixes:
         """Every (prefix, next item) row of every sequence, in table order."""
         targets = np.maximum(table.lengths - 1, 0)
         sequence = np.repeat(np.arange(len(table)), targets)
-        first = np.concatenate([[0], np.cumsum(targets)])[:-1]
-        position = np.arange(len(sequence)) - np.repeat(first, targets) + 1
-        return cls(table, sequence, position, max_length)
+        return cls(table, sequence, places(np.ones_like(targets), targets), max_length)
 
     def __len__(self) -> int:
         return len(self.sequence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -66,24 +67,26 @@ class SequenceTable:
         origin: NDArray[np.integer] | Origin = Origin.ORIGINAL,
         times: NDArray[np.floating] | None = None,
     ) -> SequenceTable:
-        """Build a table from arrays, checking that they fit each other.
+        """Build a table from arrays; sequence ``s`` belongs to user ``s`` if ``users`` is not given.
 
         Raises
         ------
         ValueError
             If the offsets do not cover the items or an item id lies outside ``1 .. n_items - 1``.
         """
-        starts: IntArray = np.asarray(offsets, dtype=np.int64)
-        ids: NDArray[np.int32] = np.asarray(items, dtype=np.int32)
-        n_sequences = len(starts) - 1
-        if n_sequences < 0 or starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts) < 0).any():
-            raise ValueError(f"offsets must rise from 0 to {len(ids)}")
-        if len(ids) and (ids.min() < 1 or ids.max() >= n_items):
-            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {ids.min()}..{ids.max()}")
-        owners = np.arange(n_sequences) if users is None else np.asarray(users, dtype=np.int64)
-        kinds: NDArray[np.uint8] = np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences)
-        when: NDArray[np.float64] | None = None if times is None else np.asarray(times, dtype=np.float64)
-        return cls(ids, starts, owners, n_items, kinds, when)
+        n_sequences = len(offsets) - 1
+        if n_sequences < 0 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to {len(items)}")
+        if len(items) and (items.min() < 1 or items.max() >= n_items):
+            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {items.min()}..{items.max()}")
+        return cls(
+            np.asarray(items, dtype=np.int32),
+            np.asarray(offsets, dtype=np.int64),
+            np.arange(n_sequences) if users is None else np.asarray(users, dtype=np.int64),
+            n_items,
+            np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences),
+            None if times is None else np.asarray(times, dtype=np.float64),
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -94,12 +97,11 @@ class SequenceTable:
         return np.diff(self.offsets)
 
     def head(self, lengths: NDArray[np.integer]) -> SequenceTable:
-        """Return the table with sequence ``s`` cut to its first ``lengths[s]`` interactions."""
+        """Cut each sequence ``s`` to its first ``lengths[s]`` interactions."""
         lengths = np.minimum(lengths, self.lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
         keep = places(self.offsets[:-1], lengths)
         times = None if self.times is None else self.times[keep]
-        return SequenceTable(self.items[keep], offsets, self.users, self.n_items, self.origin, times)
+        return dataclasses.replace(self, items=self.items[keep], offsets=offsets_of(lengths), times=times)
 
     def windows(self, max_length: int) -> SequenceTable:
         """Cut every longer sequence into consecutive pieces of nearly equal length, at most ``max_length``.
@@ -108,11 +110,13 @@ class SequenceTable:
         """
         pieces = -(-self.lengths // max_length)
         sequence = np.repeat(np.arange(len(self)), pieces)
-        number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        number = places(np.zeros_like(pieces), pieces)
         starts = self.offsets[sequence] + number * self.lengths[sequence] // pieces[sequence]
-        offsets = np.append(starts, self.offsets[-1])
-        return SequenceTable(
-            self.items, offsets, self.users[sequence], self.n_items, self.origin[sequence], self.times
+        return dataclasses.replace(
+            self,
+            offsets=np.append(starts, self.offsets[-1]),
+            users=self.users[sequence],
+            origin=self.origin[sequence],
         )
 
     def save(self, path: Path) -> None:
@@ -150,6 +154,11 @@ class SequenceTable:
         return digest.hexdigest()
 
 
+def offsets_of(lengths: NDArray[np.integer]) -> IntArray:
+    """Where each of consecutive ranges of these lengths starts, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
 def places(start: IntArray, length: NDArray[np.integer]) -> IntArray:
     """Every index of the ranges ``start[i] .. start[i] + length[i]``, one range after another."""
     before = np.cumsum(length) - length
@@ -161,17 +170,11 @@ def gather_windows(
 ) -> NDArray[Any]:
     """Cut ``flat[start[i] : start[i] + length[i]]`` for every row at once, right-padded with 0.
 
-    Parameters
-    ----------
-    flat : array, shape [interactions]
-    start, length : int64 arrays, shape [rows]
-    width : int, optional
-        Columns of the result; by default the longest row.
-
     Returns
     -------
     array, shape [rows, width]
-        Of the type of ``flat``; int64 for int32, as torch indexes with it.
+        As wide as the longest row if no width is given. Of the type of ``flat``; int64 for int32, as
+        torch indexes with it.
     """
     width = int(length.max(initial=0)) if width is None else width
     columns = np.arange(width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,12 +44,10 @@ class TrainingItems:
         return len(self.ids)
 
     def number(self, table: SequenceTable) -> SequenceTable:
-        """The table with the numbers of here instead of the ids of the data set."""
-        place = np.zeros(table.n_items, dtype=np.int32)
-        place[self.ids] = np.arange(len(self.ids))
-        return SequenceTable(
-            place[table.items], table.offsets, table.users, len(self.ids), table.origin, table.times
-        )
+        """Replace the data set's item ids by the numbers of the training items."""
+        number = np.zeros(table.n_items, dtype=np.int32)
+        number[self.ids] = np.arange(len(self.ids))
+        return dataclasses.replace(table, items=number[table.items], n_items=len(self.ids))
 
     def digest(self) -> str:
         """SHA-256 of the tokens."""
@@ -56,22 +55,14 @@ class TrainingItems:
 
 
 def training_sequences(train: CompactDataset) -> SequenceTable:
-    """Cut each user's sequence before the validation target.
-
-    Sequences without a training target are empty.
-    """
+    """Cut each user's sequence before the validation target; one without a training target is empty."""
     whole = train.table
     targets = np.bincount(train.prefixes.sequence, minlength=len(whole))
     return whole.head(np.where(targets > 0, targets + 1, 0))
 
 
 class TrainingPart:
-    """The training sequences, with ids that do not depend on what is held out.
-
-    Parameters
-    ----------
-    train : CompactDataset
-        The original training split.
+    """The training sequences of an original training split.
 
     Attributes
     ----------
@@ -79,7 +70,7 @@ class TrainingPart:
         With the data set's item ids.
     items : TrainingItems
     numbered : SequenceTable
-        The same sequences with the numbers of ``items``.
+        The same sequences with the numbers of ``items``, which do not depend on what is held out.
     """
 
     def __init__(self, train: CompactDataset) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 from pyarrow import json as arrow_json
@@ -21,11 +21,25 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.data.atomic import shown
+from recbole_ra.data.table import offsets_of, places
 
 _REVIEW_SCHEMA = pa.schema(
     {"reviewerID": pa.string(), "asin": pa.string(), "unixReviewTime": pa.float64(), "overall": pa.float64()}
 )
 _BLOCK_BYTES = 1 << 23
+
+
+def open_raw(source: Path) -> Any:
+    """Open a file for reading bytes; one whose name ends in ``.gz`` is decompressed."""
+    return gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
+
+
+def first_lines(source: Path, count: int) -> list[str]:
+    """Read the first lines that are not blank, for a look at the format."""
+    with open_raw(source) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+        filled = (line.rstrip("\r\n") for line in lines if line.strip())
+        return list(itertools.islice(filled, count))
 
 
 def read_reviews(source: Path) -> pa.Table:
@@ -38,15 +52,16 @@ def read_reviews(source: Path) -> pa.Table:
     """
     blocks = []
     line = 1
+    size = source.stat().st_size
     with (
-        source.open("rb") as raw,
-        unpacked(source, raw) as file,
-        tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc=source.name, disable=None) as bar,
+        open_raw(source) as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc=source.name, disable=None) as bar,
     ):
+        packed = getattr(file, "fileobj", file)
         while block := file.read(_BLOCK_BYTES) + file.readline():
             blocks.append(_parse_reviews(source, block, line))
             line += block.count(b"\n")
-            bar.update(raw.tell() - bar.n)
+            bar.update(packed.tell() - bar.n)
     return pa.concat_tables(blocks).rename_columns(["user_id", "item_id", "timestamp", "rating"])
 
 
@@ -58,54 +73,30 @@ def read_sequences(source: Path) -> pa.Table:
     DataError
         For a user without items or with two lines.
     """
-    with source.open("rb") as raw, unpacked(source, raw) as file:
+    with open_raw(source) as file:
         text = file.read().decode("utf-8-sig")
     lines = compute.utf8_trim_whitespace(pa.array(text.split("\n"), pa.large_string()))
     filled = np.flatnonzero(compute.not_equal(lines, "").to_numpy(zero_copy_only=False))
     tokens = compute.utf8_split_whitespace(lines.take(pa.array(filled)))
     n_items = compute.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int64) - 1
     flat = tokens.flatten()
-    start = np.cumsum(n_items + 1) - n_items - 1
+    start = offsets_of(n_items + 1)[:-1]
     users = flat.take(pa.array(start))
-    if (n_items == 0).any():
-        bad = int(np.argmin(n_items))
-        raise DataError(
-            f"{source}, line {filled[bad] + 1}: user {shown(users[bad].as_py())} has no items; "
-            "add them or remove the line"
-        )
-    again = pd.Series(users.to_pandas()).duplicated().to_numpy()
-    if again.any():
-        bad = int(np.argmax(again))
-        raise DataError(
-            f"{source}, line {filled[bad] + 1}: user {shown(users[bad].as_py())} had a line before; "
-            "join the two in the order of time"
-        )
-    owner = np.repeat(np.arange(len(filled)), n_items)
-    position = np.arange(len(owner)) - (start - np.arange(len(filled)))[owner]
+    faults = (
+        (n_items == 0, "has no items; add them or remove the line"),
+        (users.to_pandas().duplicated().to_numpy(), "had a line before; join the two in the order of time"),
+    )
+    for is_bad, fault in faults:
+        if is_bad.any():
+            bad = int(np.argmax(is_bad))
+            raise DataError(f"{source}, line {filled[bad] + 1}: user {shown(users[bad].as_py())} {fault}")
     return pa.table(
         {
-            "user_id": users.take(pa.array(owner)),
-            "item_id": flat.take(pa.array(start[owner] + 1 + position)),
-            "timestamp": position,
+            "user_id": users.take(pa.array(np.repeat(np.arange(len(filled)), n_items))),
+            "item_id": flat.take(pa.array(places(start + 1, n_items))),
+            "timestamp": places(np.zeros_like(n_items), n_items),
         }
     )
-
-
-def first_lines(source: Path, count: int) -> list[str]:
-    """The first lines that are not blank, for a look at the format."""
-    found: list[str] = []
-    with source.open("rb") as raw, unpacked(source, raw) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace"):
-            if line.strip():
-                found.append(line.rstrip("\r\n"))
-            if len(found) == count:
-                break
-    return found
-
-
-def unpacked(source: Path, raw: IO[bytes]) -> Any:
-    """The stream itself, or what it decompresses to if the file is named ``.gz``."""
-    return gzip.GzipFile(fileobj=raw) if source.suffix.lower() == ".gz" else raw
 
 
 def _parse_reviews(source: Path, block: bytes, line: int) -> pa.Table:
@@ -125,16 +116,17 @@ def _parse_reviews(source: Path, block: bytes, line: int) -> pa.Table:
 
 
 def _parse_review(source: Path, line: int, text: bytes) -> dict[str, str | float | None]:
+    where = f"{source}, line {line}"
     try:
         entry = json.loads(text)
     except ValueError as fault:
-        raise DataError(f"{source}, line {line}: is not JSON ({fault}); correct it") from fault
+        raise DataError(f"{where}: is not JSON ({fault}); correct it") from fault
     if not isinstance(entry, dict):
-        raise DataError(f"{source}, line {line}: is no JSON object {{…}}; write one review a line")
+        raise DataError(f"{where}: is no JSON object {{…}}; write one review a line")
+    found = {name: entry.get(name) for name in _REVIEW_SCHEMA.names}
     for name in ("unixReviewTime", "overall"):
-        if not isinstance(entry.get(name), int | float | None):
-            raise DataError(f"{source}, line {line}: {name} is {shown(str(entry[name]))}, must be a number")
-    ids = {name: entry.get(name) for name in ("reviewerID", "asin")}
-    return {name: entry.get(name) for name in _REVIEW_SCHEMA.names} | {
-        name: None if value is None else str(value) for name, value in ids.items()
-    }
+        if not isinstance(found[name], int | float | None):
+            raise DataError(f"{where}: {name} is {shown(str(found[name]))}, must be a number")
+    for name in ("reviewerID", "asin"):
+        found[name] = None if found[name] is None else str(found[name])
+    return found

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import compute
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
 from recbole_ra.core.files import make_folder
-from recbole_ra.data.atomic import MISSING, check_readable, shown, write_inter
+from recbole_ra.data.atomic import check_readable
 from recbole_ra.prepare import rawfiles, tabular
+from recbole_ra.prepare.inter import complete_rows, write_inter
 
 KINDS = {
     "amazon-csv": "ratings without a header: user,item,rating,timestamp",
@@ -78,10 +77,8 @@ def prepare(
     out : Path
         Directory of the data sets, RecBole's ``data_path``.
     kind : str
-        ``amazon-csv``: ratings without a header, ``user,item,rating,timestamp`` (2014) or
-        ``item,user,rating,timestamp`` (2018); ``amazon-reviews``: one JSON object a line;
-        ``sequences``: ``user item item …`` a line, oldest first; ``table``: CSV, TSV or Parquet
-        with named columns; ``auto``: decided by name and content.
+        One of :data:`KINDS`, or ``auto``: decided by name and content. Of Amazon's ratings, user and
+        item may also stand the other way round (2018); sequences have their oldest item first.
     columns : mapping of str to str, optional
         For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``;
         those not given are guessed from common names.
@@ -104,15 +101,9 @@ def prepare(
         raise SettingsError(
             f"name {name!r} is no plain directory name; use letters, digits, '_', '-' and '.'"
         )
-    if kind not in ("auto", *KINDS):
-        known = ("auto", *KINDS)
-        raise SettingsError(f"kind '{kind}' is unknown; there are {', '.join(known)}{nearest(kind, known)}")
+    _check_known("kind", kind, ("auto", *KINDS))
     for role in columns or ():
-        if role not in tabular.ROLES:
-            known = tuple(tabular.ROLES)
-            raise SettingsError(
-                f"columns: '{role}' is unknown; there are {', '.join(known)}{nearest(role, known)}"
-            )
+        _check_known("columns:", role, tuple(tabular.ROLES))
     target = out / name / f"{name}.inter"
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; choose another name or allow overwriting")
@@ -123,17 +114,25 @@ def prepare(
         if columns and kind != "table":
             raise SettingsError(f"columns: the kind '{kind}' has no named columns; leave columns out")
         table, notes = _read(source, kind, columns or {})
-        frame, n_dropped = _complete_rows(table, source, kind)
+        rows = complete_rows(source, table, kind)
     except UnicodeDecodeError as fault:
         raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
     except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
         raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
+    n_dropped = len(table) - len(rows)
     if n_dropped:
-        notes.append(f"dropped {n_dropped:,} of {table.num_rows:,} rows without user, item or time")
+        notes.append(f"dropped {n_dropped:,} of {len(table):,} rows without user, item or time")
     make_folder(target.parent)
-    write_inter(frame, target)
-    n_users, n_items = int(frame["user_id"].nunique()), int(frame["item_id"].nunique())
-    return PreparedDataset(target, kind, n_users, n_items, len(frame), n_dropped, tuple(notes))
+    write_inter(rows, target)
+    n_users, n_items = (compute.count_distinct(rows[role]).as_py() for role in ("user_id", "item_id"))
+    return PreparedDataset(target, kind, n_users, n_items, len(rows), n_dropped, tuple(notes))
+
+
+def _check_known(what: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise SettingsError(
+            f"{what} '{given}' is unknown; there are {', '.join(known)}{nearest(given, known)}"
+        )
 
 
 def _detect(source: Path) -> str:
@@ -183,6 +182,7 @@ def _is_number(text: str, at_least: float = -np.inf) -> bool:
 
 
 def _read(source: Path, kind: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+    """The columns of a source, and what was decided about them."""
     if kind == "amazon-reviews":
         return rawfiles.read_reviews(source), []
     if kind == "sequences":
@@ -192,52 +192,3 @@ def _read(source: Path, kind: str, columns: Mapping[str, str]) -> tuple[pa.Table
     else:
         table, note = tabular.read_table(source, columns)
     return table, [note]
-
-
-def _complete_rows(table: pa.Table, source: Path, kind: str) -> tuple[pd.DataFrame, int]:
-    """Rows with user, item and numeric time, and how many rows were left out."""
-    n_rows = table.num_rows
-    table = pa.table({role: _without_missing(table[role]) for role in table.column_names})
-    complete = np.ones(n_rows, dtype=bool)
-    for role in ("user_id", "item_id", "timestamp"):
-        complete &= table[role].is_valid().to_numpy()
-    rows = np.flatnonzero(complete)
-    if not len(rows):
-        raise DataError(
-            f"{source}: none of its {n_rows} rows has user, item and time; check that it is of kind '{kind}'"
-        )
-    table = table.take(pa.array(rows))
-    frame = pd.DataFrame({role: table[role].to_pandas() for role in ("user_id", "item_id")})
-    for role in table.column_names[2:]:
-        values, bad = _numbers(table[role], dates=role == "timestamp")
-        if bad is not None:
-            place = tabular.place_of_row(source, int(rows[bad]), header=kind == "table")
-            what = "number or ISO date" if role == "timestamp" else "number"
-            raise DataError(
-                f"{source}, {place}: {role} {shown(str(table[role][bad].as_py()))} is no {what}; "
-                "correct it or name another column"
-            )
-        frame[role] = values
-    return frame, n_rows - len(rows)
-
-
-def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with every spelling of "no value" as null."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    return compute.if_else(compute.is_in(column, pa.array(MISSING, column.type)), None, column)
-
-
-def _numbers(column: pa.ChunkedArray, *, dates: bool) -> tuple[NDArray[np.float64], int | None]:
-    """Values as floats, NaN for null, and the first row that holds something else.
-
-    With ``dates``, a column whose first value is no number holds ISO dates, as seconds since 1970.
-    """
-    texts = column.to_pandas()
-    given = texts.notna().to_numpy()
-    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
-    if dates and not np.isfinite(values[0]):
-        moments = pd.to_datetime(texts.astype(str), utc=True, format="ISO8601", errors="coerce")
-        values = ((moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
-    bad = given & ~np.isfinite(values)
-    return values, int(np.argmax(bad)) if bad.any() else None

@@ -1,7 +1,7 @@
 """Readers of tables: CSV, TSV and Parquet with named columns, Amazon's CSV without names.
 
 Each returns an arrow table with the columns ``user_id``, ``item_id``, ``timestamp`` and, if the file
-has one, ``rating``: ids as text or integers, times and ratings as numbers or as the text of the file.
+has one, ``rating``, as the file holds them: text, or the types of Parquet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.prepare.rawfiles import first_lines, unpacked
+from recbole_ra.prepare.rawfiles import first_lines, open_raw
 
 ROLES = {
     "user_id": "userid user uid reviewerid customerid customer visitorid memberid",
@@ -49,15 +49,14 @@ def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, str]
             table = parquet.read_table(source, columns=list(used.values()))
         except pa.ArrowInvalid as fault:
             raise DataError(f"{source}: is not Parquet ({_first_line(fault)}); write it again") from fault
-        arrays = {role: _from_parquet(source, table[name], role) for role, name in used.items()}
     else:
         lines = first_lines(source, 1)
         separator = sniff_separator(lines[0]) if lines else ","
         header = next(csv.reader(lines, delimiter=separator), [])
         used = choose_columns(source, header, columns)
         table = _read_delimited(source, separator, header, list(used.values()), header=True)
-        arrays = {role: table[name] for role, name in used.items()}
-    return pa.table(arrays), "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
+    note = "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
+    return pa.table({role: table[name] for role, name in used.items()}), note
 
 
 def read_amazon_csv(source: Path) -> tuple[pa.Table, str]:
@@ -82,8 +81,7 @@ def read_amazon_csv(source: Path) -> tuple[pa.Table, str]:
         f"read as {','.join(order)},rating,timestamp ({release} release): "
         f"{max(first, second):.1%} of the {column} column look like ASINs"
     )
-    table = table.rename_columns([*order, "rating", "timestamp"])
-    return table.select(["user_id", "item_id", "timestamp", "rating"]), note
+    return table.rename_columns([*order, "rating", "timestamp"]).select(list(ROLES)), note
 
 
 def is_parquet(source: Path) -> bool:
@@ -115,22 +113,20 @@ def guess_columns(header: list[str]) -> dict[str, str]:
 
 def choose_columns(source: Path, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
     """The column of each role: as given, otherwise by a common name; a rating may be absent."""
-    guessed = guess_columns(header)
+    wanted = {**guess_columns(header), **given}
+    there = f"there are {', '.join(header)}"
     used: dict[str, str] = {}
     for role in ROLES:
-        name = given.get(role, guessed.get(role))
-        if name is None and role == "rating":
-            continue
-        if name is None:
+        if role not in wanted:
+            if role == "rating":
+                continue
             raise DataError(
-                f"{source}: no column has a common name for {role}; there are {', '.join(header)}; "
-                f"name it in columns, as {role}"
+                f"{source}: no column has a common name for {role}; {there}; name it in columns, as {role}"
             )
+        name = wanted[role]
         if header.count(name) != 1:
-            count = "no column" if name not in header else "more than one column"
-            raise DataError(
-                f"{source}: {count} '{name}' for {role}; there are {', '.join(header)}{nearest(name, header)}"
-            )
+            count = "more than one column" if name in header else "no column"
+            raise DataError(f"{source}: {count} '{name}' for {role}; {there}{nearest(name, header)}")
         if name in used.values():
             raise SettingsError(f"columns: '{name}' is taken for two roles; name another for {role}")
         used[role] = name
@@ -142,14 +138,15 @@ def _read_delimited(
 ) -> pa.Table:
     """The ``used`` columns of a text file, as text."""
     try:
-        return arrow_csv.read_csv(
-            pa.input_stream(str(source), compression="detect"),
-            read_options=arrow_csv.ReadOptions(column_names=None if header else names),
-            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=header),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=used, column_types=dict.fromkeys(used, pa.string())
-            ),
-        )
+        with open_raw(source) as file:
+            return arrow_csv.read_csv(
+                file,
+                read_options=arrow_csv.ReadOptions(column_names=None if header else names),
+                parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=header),
+                convert_options=arrow_csv.ConvertOptions(
+                    include_columns=used, column_types=dict.fromkeys(used, pa.string())
+                ),
+            )
     except pa.ArrowInvalid as fault:
         for line, fields in _csv_rows(source, separator):
             if len(fields) != len(names):
@@ -158,41 +155,17 @@ def _read_delimited(
                     "complete or remove the line"
                 ) from fault
         raise DataError(f"{source}: is no table ({_first_line(fault)}); correct it") from fault
-    except OSError as fault:
-        raise DataError(f"{source}: cannot be read ({_first_line(fault)}); get it again") from fault
 
 
 def _csv_rows(source: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, each with the number of its first line."""
-    with source.open("rb") as raw, unpacked(source, raw) as file:
+    with open_raw(source) as file:
         reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
         line = 1
         for fields in reader:
             if fields:
                 yield line, fields
             line = reader.line_num + 1
-
-
-def _from_parquet(source: Path, column: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
-    """A column as the other readers give it."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _from_parquet(source, column.cast(kind.value_type), role)
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        micros = column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-        return compute.divide(micros.cast(pa.float64()), 1e6)
-    if pa.types.is_floating(kind):
-        column = compute.if_else(compute.is_nan(column), None, column)
-        if role in ("timestamp", "rating"):
-            return column
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as fault:
-            raise DataError(f"{source}: {role} holds fractions; name a column of ids") from fault
-    try:
-        return column if pa.types.is_integer(kind) else column.cast(pa.string())
-    except pa.ArrowException as fault:
-        raise DataError(f"{source}: {role} holds {kind}; name a column of single values") from fault
 
 
 def _share_of_asins(column: pa.ChunkedArray) -> float:

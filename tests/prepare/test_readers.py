@@ -197,6 +197,7 @@ def test_json_beyond_what_arrow_parses(tmp_path: Path) -> None:
         ),
         ("t.csv", 'user,item,x,time\n,b,"\n",1\na,b,,2020-01-01\na,b,,9/9/20\n', {}, ["line 5", "'9/9/20'"]),
         ("t.csv", "user,item,time,rating\na,b,1,good\n", {}, ["line 2: rating 'good' is no number"]),
+        ("t.csv", "user,item,time\na,b,1\na,b,inf\n", {}, ["line 3: timestamp 'inf' is no number"]),
         ("t.csv", "user,item,hour\na,b,1\n", {}, ["no column has a common name for timestamp", "hour"]),
         (
             "t.csv",
