@@ -41,7 +41,6 @@ ONLY_IN = {
     "recbole": {
         "data/dataset.py",
         "data/regenerated.py",
-        "data/splits.py",
         "models/recbole_models.py",
         "models/recommenders.py",
         "settings/config.py",

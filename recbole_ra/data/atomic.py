@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
@@ -34,7 +33,8 @@ _SHOWN = 40
 def check_atomic_file(path: Path, *, required: Mapping[str, str], separator: str = "\t") -> None:
     """Check that RecBole can read an atomic file, and that nothing in it would be filled in silently.
 
-    Takes time linear in the file and constant memory.
+    Takes time linear in the file and constant memory. A row without user or item is accepted: RecBole drops
+    it with a warning of its own. The elements of ``float_seq`` columns are not looked at.
 
     Parameters
     ----------
@@ -52,11 +52,6 @@ def check_atomic_file(path: Path, *, required: Mapping[str, str], separator: str
         For the first fault, with file, line, value and remedy.
     SettingsError
         If the separator is not a single character.
-
-    Notes
-    -----
-    A row without user or item is accepted: RecBole drops it with a warning of its own. The elements
-    of ``float_seq`` columns are not looked at.
     """
     if len(separator) != 1:
         raise SettingsError(f"field_separator must be one character, got {separator!r}")
@@ -73,15 +68,16 @@ def check_atomic_file(path: Path, *, required: Mapping[str, str], separator: str
                 f"{path}, line 1: column '{name}' is of type {types[name]}, must be {kind}; "
                 f"write '{name}:{kind}' in the header and such values below it"
             )
+    kinds = types | {name: "number" for name, kind in required.items() if kind == "float"}
     n_rows, line = 0, 2
     with path.open("rb") as file:
         file.readline()
         while block := file.read(_BLOCK_BYTES) + file.readline():
             try:
-                n_rows += _count_rows(block, types, required, separator)
+                n_rows += _count_rows(block, kinds, separator)
             except pa.ArrowInvalid:
                 # Reading line by line decides: if it finds no fault, arrow was merely the stricter one.
-                n_rows += _count_lines(path, block, line, types, required, separator)
+                n_rows += _count_lines(path, block, line, kinds, separator)
             line += block.count(b"\n")
     if n_rows == 0:
         raise DataError(f"{path}: has a header but no rows; add interactions below line 1")
@@ -147,34 +143,29 @@ def _n_typed(header: str, separator: str) -> int:
     return sum(field.partition(":")[2] in TYPES for field in header.split(separator))
 
 
-def _count_rows(block: bytes, types: Mapping[str, str], required: Mapping[str, str], separator: str) -> int:
-    """Count the rows of a block of whole lines, raising ``pa.ArrowInvalid`` if anything is wrong."""
+def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
+    """Count the rows of a block of whole lines, raising ``pa.ArrowInvalid`` if anything is wrong.
+
+    A column of kind ``number`` is a float column without gaps.
+    """
+    is_float = {name: kind in ("float", "number") for name, kind in kinds.items()}
     table = arrow_csv.read_csv(
         pa.BufferReader(block),
-        read_options=arrow_csv.ReadOptions(column_names=list(types)),
+        read_options=arrow_csv.ReadOptions(column_names=list(kinds)),
         parse_options=arrow_csv.ParseOptions(delimiter=separator),
         convert_options=arrow_csv.ConvertOptions(
-            column_types={n: pa.float64() if t == "float" else pa.string() for n, t in types.items()},
+            column_types={name: pa.float64() if is_float[name] else pa.string() for name in kinds},
             null_values=list(MISSING),
             strings_can_be_null=False,
         ),
     )
-    for name, kind in required.items():
-        if kind == "float":
-            column = table[name]
-            if column.null_count or not compute.all(compute.is_finite(column), min_count=0).as_py():
-                raise pa.ArrowInvalid(f"column {name} has gaps")
+    for name, kind in kinds.items():
+        if kind == "number" and not np.isfinite(table[name]).all():
+            raise pa.ArrowInvalid(f"column {name} has gaps")
     return int(table.num_rows)
 
 
-def _count_lines(
-    path: Path,
-    block: bytes,
-    line: int,
-    types: Mapping[str, str],
-    required: Mapping[str, str],
-    separator: str,
-) -> int:
+def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], separator: str) -> int:
     """Count the rows of a block that starts at ``line``, naming the first line with a fault."""
     n_rows = 0
     for number, raw in enumerate(block.split(b"\n"), start=line):
@@ -188,27 +179,31 @@ def _count_lines(
             fields = next(quoted) if '"' in text else text.split(separator)
         except csv.Error as error:
             raise DataError(f"{where}: a double quote opens a field and is not closed; remove it") from error
-        if len(fields) != len(types):
+        if len(fields) != len(kinds):
             raise DataError(
-                f"{where}: {len(fields)} fields where the header has {len(types)}; "
+                f"{where}: {len(fields)} fields where the header has {len(kinds)}; "
                 "complete or remove the line"
             )
-        for (name, kind), field in zip(types.items(), fields, strict=True):
-            fault = _number_fault(field.strip(), name in required) if kind == "float" else ""
+        for (name, kind), field in zip(kinds.items(), fields, strict=True):
+            fault = _number_fault(field.strip(), kind)
             if fault:
                 raise DataError(f"{where}: column '{name}' {fault} or remove the line")
     return n_rows
 
 
-def _number_fault(text: str, needed: bool) -> str:
-    """What is wrong with a value of a float column, and the remedy; empty if nothing."""
+def _number_fault(text: str, kind: str) -> str:
+    """What is wrong with a value of a column, and the remedy; empty if nothing."""
+    if kind not in ("float", "number"):
+        return ""
     if text in MISSING:
-        return f"has no value ({shown(text)}); fill it in" if needed else ""
+        return f"has no value ({shown(text)}); fill it in" if kind == "number" else ""
     try:
         value = float(text.replace("_", "?"))
     except ValueError:
         return f"holds {shown(text)}, which is not a number; correct it"
-    return "" if np.isfinite(value) or not needed else f"holds {shown(text)}, which is not finite; correct it"
+    if kind == "number" and not np.isfinite(value):
+        return f"holds {shown(text)}, which is not finite; correct it"
+    return ""
 
 
 def _decode(raw: bytes, path: Path, number: int) -> str:

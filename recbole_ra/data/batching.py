@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import IntArray, gather_windows, offsets_of, places
+from recbole_ra.data.table import IntArray, Prefixes, gather_windows, offsets_of, places
 
 
 class _Movable:
@@ -100,10 +99,11 @@ class Shard(_Movable):
     share: float
 
 
+@dataclass(eq=False)
 class SequenceBatches:
     """Iterates over one epoch of batches; every target exactly once.
 
-    Parameters
+    Attributes
     ----------
     prefixes : Prefixes
         The training rows.
@@ -118,6 +118,8 @@ class SequenceBatches:
         Epoch ``e`` is drawn from the stream ``(seed, "batches", e)``.
     with_positives : bool
         Whether to draw, for each target, another prefix with the same target (DuoRec).
+    epoch : int
+        The epoch that is drawn next.
 
     Notes
     -----
@@ -126,24 +128,18 @@ class SequenceBatches:
     sees at least ``min(position, max_length - max_length // 2 + 1)`` of its latest items.
     """
 
-    def __init__(
-        self,
-        prefixes: Prefixes,
-        *,
-        batch_size: int,
-        targets_per_pass: int,
-        n_groups: int,
-        seed: int,
-        with_positives: bool = False,
-    ) -> None:
-        self.prefixes = prefixes
-        self.batch_size = batch_size
-        self.targets_per_pass = targets_per_pass
-        self.n_groups = n_groups
-        self.seed = seed
-        self.epoch = 0
-        self._block, self._block_size = _blocks(prefixes)
-        self._same_target = SameTarget(prefixes.targets) if with_positives else None
+    prefixes: Prefixes
+    _: KW_ONLY
+    batch_size: int
+    targets_per_pass: int
+    n_groups: int
+    seed: int
+    with_positives: bool = False
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._block, self._block_size = _blocks(self.prefixes)
+        self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
 
     def __len__(self) -> int:
         return max(1, -(-len(self.prefixes) // self.batch_size))
@@ -157,7 +153,10 @@ class SequenceBatches:
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, pass_start = self._draw_passes(rng)
-        for first, last in itertools.pairwise(self._batch_bounds(pass_start)):
+        # Nearly the same number of targets in each batch; no pass is cut in two.
+        cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        bounds = np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
+        for first, last in itertools.pairwise(bounds):
             has_own = first + rank < last
             own = np.arange(first + rank, last, world) if has_own else np.array([first])
             count = pass_start[own + 1] - pass_start[own]
@@ -180,11 +179,6 @@ class SequenceBatches:
         by_pass = np.argsort(pass_of_row, kind="stable")
         sizes = np.bincount(pass_of_row, minlength=int(first_pass[-1]))
         return order[by_pass], offsets_of(sizes)
-
-    def _batch_bounds(self, pass_start: IntArray) -> IntArray:
-        """First pass of each batch, so that each has nearly the same number of targets; and their end."""
-        cuts = np.searchsorted(pass_start, np.linspace(0, pass_start[-1], len(self) + 1))
-        return np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
 
     def _make_batch(self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator) -> TrainBatch:
         groups, order = self._groups(rows, pass_start)

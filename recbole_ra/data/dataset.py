@@ -1,27 +1,48 @@
-"""RecBole's data set, filtered and split by RecBole, without its padded histories."""
+"""RecBole's data set and its splits, filtered and split by RecBole, without padded histories."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.data.atomic import check_atomic_file
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable, gather_windows
+from recbole_ra.data.table import Prefixes, SequenceTable, gather_windows
 
 FLAT_FIELD = "flat_position"
 PREFIX_FIELD = "prefix_length"
 EXACT_TIME_FIELD = "exact_time"
 """When a row's target happens, float64: RecBole's own column is rounded to float32."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the columns of a RecBole ``Interaction``."""
+
+    user: str
+    item: str
+    history: str
+    length: str
+
+    @classmethod
+    def of(cls, config: Any) -> Fields:
+        """Read the names from RecBole's settings."""
+        item = config["ITEM_ID_FIELD"]
+        return cls(
+            config["USER_ID_FIELD"], item, item + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]
+        )
 
 
 class CompactDataset(SequentialDataset):
@@ -36,22 +57,18 @@ class CompactDataset(SequentialDataset):
     flat_feat: Interaction
     inter_feat: Any
 
-    def __init__(self, config: Any) -> None:
-        if config["benchmark_filename"] is not None:
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        if self.config["benchmark_filename"] is not None:
             raise DataError(
-                f"benchmark_filename={config['benchmark_filename']}: pre-split files are not read; "
+                f"benchmark_filename={self.config['benchmark_filename']}: pre-split files are not read; "
                 "give one .inter file and choose the split with eval_args"
             )
-        super().__init__(config)
-
-    def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
         if not folder.exists():
             self._try_download(folder)
         required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
-        check_atomic_file(
-            folder / f"{token}.inter", required=required, separator=self.config["field_separator"]
-        )
+        file = folder / f"{token}.inter"
+        check_atomic_file(file, required=required, separator=self.config["field_separator"])
         super()._load_data(token, dataset_path)
 
     def _try_download(self, folder: Path) -> None:
@@ -172,3 +189,49 @@ class CompactDataset(SequentialDataset):
     def vocabulary(self) -> list[str]:
         """Item tokens by id; position 0 is padding."""
         return [str(token) for token in self.field2id_token[self.iid_field]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a data set; validation or test may be empty."""
+
+    whole: CompactDataset
+    train: CompactDataset
+    valid: CompactDataset
+    test: CompactDataset
+
+    @classmethod
+    def load(cls, config: Config) -> Splits:
+        """Filter and split by RecBole's rules.
+
+        Raises
+        ------
+        DataError
+            If the data set cannot be used, or not with these settings.
+        """
+        try:
+            dataset = CompactDataset(config)
+            train, valid, test = dataset.build()
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            # What RecBole says of settings that only the data can prove wrong.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"data set '{config.dataset}' cannot be loaded with these settings: {reason}; check the "
+                "settings of columns, filters and splits"
+            ) from error
+        return cls(dataset, train, valid, test)
+
+    @functools.cached_property
+    def vocabulary_digest(self) -> str:
+        """Digest of the item tokens in the order of their ids."""
+        return digest(self.whole.vocabulary)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that a run reads of the data set, and of how it is split."""
+        return digest_bytes(
+            self.whole.table.fingerprint().encode(),
+            self.vocabulary_digest.encode(),
+            *(split.prefixes.flat_position.tobytes() for split in (self.train, self.valid, self.test)),
+            *self.whole.feature_bytes(),
+        )

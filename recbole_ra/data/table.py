@@ -1,4 +1,4 @@
-"""The one representation of sequences: compressed sparse rows (CSR)."""
+"""Sequences as compressed sparse rows (CSR), and their (prefix, next item) rows as two integers each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import read_arrays, write_arrays
 
 IntArray = NDArray[np.int64]
+
+_SAVED = ("items", "offsets", "users", "origin", "n_items")
 
 
 class Origin(IntEnum):
@@ -120,15 +122,8 @@ class SequenceTable:
         )
 
     def save(self, path: Path) -> None:
-        """Write items, offsets, owners and origins, without times, as ``.npz``."""
-        write_arrays(
-            path,
-            items=self.items,
-            offsets=self.offsets,
-            users=self.users,
-            origin=self.origin,
-            n_items=np.array(self.n_items),
-        )
+        """Write everything but the times as ``.npz``."""
+        write_arrays(path, **{name: np.asarray(getattr(self, name)) for name in _SAVED})
 
     @classmethod
     def load(cls, path: Path) -> SequenceTable:
@@ -139,7 +134,7 @@ class SequenceTable:
         CheckpointError
             If the file is missing or damaged.
         """
-        found = read_arrays(path, ("items", "offsets", "users", "origin", "n_items"))
+        found = read_arrays(path, _SAVED)
         if found is None:
             raise CheckpointError(f"{path}: missing or damaged; delete it and run again")
         items, offsets, users, origin, n_items = found
@@ -152,6 +147,63 @@ class SequenceTable:
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """Rows (prefix, target) over a table: row ``r`` predicts item ``position[r]`` of ``sequence[r]``.
+
+    Attributes
+    ----------
+    table : SequenceTable
+    sequence, position : int64 arrays, shape [rows]
+        ``1 <= position < length of the sequence``: the prefix is what lies before ``position``.
+    max_length : int
+        Longest history kept; the prefix is the latest ``min(position, max_length)`` items.
+    """
+
+    table: SequenceTable
+    sequence: IntArray
+    position: IntArray
+    max_length: int
+
+    @classmethod
+    def all_of(cls, table: SequenceTable, max_length: int) -> Prefixes:
+        """Every (prefix, next item) row of every sequence, in table order."""
+        targets = np.maximum(table.lengths - 1, 0)
+        sequence = np.repeat(np.arange(len(table)), targets)
+        return cls(table, sequence, places(np.ones_like(targets), targets), max_length)
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, rows: IntArray | slice) -> Prefixes:
+        return Prefixes(self.table, self.sequence[rows], self.position[rows], self.max_length)
+
+    @property
+    def flat_position(self) -> IntArray:
+        """Index of each target in ``table.items``, shape [rows]."""
+        return self.table.offsets[self.sequence] + self.position
+
+    @property
+    def lengths(self) -> IntArray:
+        """Items kept of each prefix, shape [rows]."""
+        return np.minimum(self.position, self.max_length)
+
+    @property
+    def targets(self) -> IntArray:
+        """Item to predict, shape [rows]."""
+        return self.table.items[self.flat_position].astype(np.int64)
+
+    @property
+    def users(self) -> IntArray:
+        """Owner of each row, shape [rows]."""
+        return self.table.users[self.sequence]
+
+    def items(self, width: int | None = None) -> IntArray:
+        """The prefixes themselves, right-padded with 0, shape [rows, width or longest]."""
+        lengths = self.lengths
+        return gather_windows(self.table.items, self.flat_position - lengths, lengths, width)
 
 
 def offsets_of(lengths: NDArray[np.integer]) -> IntArray:

@@ -1,7 +1,7 @@
 """Readers of files that are no tables: JSON reviews and lines of sequences.
 
 Each returns an arrow table with the columns ``user_id``, ``item_id``, ``timestamp`` and, if the file
-has one, ``rating``: ids as text, the others as numbers.
+has one, ``rating`` (ids as text, the others as numbers), and notes for the user.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def first_lines(source: Path, count: int) -> list[str]:
         return list(itertools.islice(filled, count))
 
 
-def read_reviews(source: Path) -> pa.Table:
+def read_reviews(source: Path) -> tuple[pa.Table, list[str]]:
     """Read Amazon reviews, one JSON object a line, block by block; shows progress on a terminal.
 
     Raises
@@ -62,10 +62,10 @@ def read_reviews(source: Path) -> pa.Table:
             blocks.append(_parse_reviews(source, block, line))
             line += block.count(b"\n")
             bar.update(packed.tell() - bar.n)
-    return pa.concat_tables(blocks).rename_columns(["user_id", "item_id", "timestamp", "rating"])
+    return pa.concat_tables(blocks).rename_columns(["user_id", "item_id", "timestamp", "rating"]), []
 
 
-def read_sequences(source: Path) -> pa.Table:
+def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
     """Read ``user item item …`` lines; an item's position stands in for its time.
 
     Raises
@@ -90,13 +90,12 @@ def read_sequences(source: Path) -> pa.Table:
         if is_bad.any():
             bad = int(np.argmax(is_bad))
             raise DataError(f"{source}, line {filled[bad] + 1}: user {shown(users[bad].as_py())} {fault}")
-    return pa.table(
-        {
-            "user_id": users.take(pa.array(np.repeat(np.arange(len(filled)), n_items))),
-            "item_id": flat.take(pa.array(places(start + 1, n_items))),
-            "timestamp": places(np.zeros_like(n_items), n_items),
-        }
-    )
+    columns = {
+        "user_id": users.take(pa.array(np.repeat(np.arange(len(filled)), n_items))),
+        "item_id": flat.take(pa.array(places(start + 1, n_items))),
+        "timestamp": places(np.zeros_like(n_items), n_items),
+    }
+    return pa.table(columns), []
 
 
 def _parse_reviews(source: Path, block: bytes, line: int) -> pa.Table:

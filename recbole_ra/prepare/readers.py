@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from pyarrow import compute
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
@@ -27,21 +26,20 @@ KINDS = {
 }
 """What :func:`prepare` can read."""
 
+_READERS = {
+    "amazon-csv": tabular.read_amazon_csv,
+    "amazon-reviews": rawfiles.read_reviews,
+    "sequences": rawfiles.read_sequences,
+}
 _SNIFFED_LINES = 20
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What :func:`prepare` wrote.
+    """What :func:`prepare` wrote: an atomic file of one of the :data:`KINDS`.
 
     Attributes
     ----------
-    path : Path
-        The atomic file.
-    kind : str
-        One of :data:`KINDS`.
-    n_users, n_items, n_interactions : int
-        What the file holds.
     n_dropped : int
         Rows of the source left out because user, item or time is missing.
     notes : tuple of str
@@ -113,7 +111,10 @@ def prepare(
             kind = "table" if columns else _detect(source)
         if columns and kind != "table":
             raise SettingsError(f"columns: the kind '{kind}' has no named columns; leave columns out")
-        table, notes = _read(source, kind, columns or {})
+        if kind == "table":
+            table, notes = tabular.read_table(source, columns or {})
+        else:
+            table, notes = _READERS[kind](source)
         rows = complete_rows(source, table, kind)
     except UnicodeDecodeError as fault:
         raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
@@ -156,22 +157,21 @@ def _detect(source: Path) -> str:
 
 
 def _is_amazon_csv(source: Path, lines: list[str]) -> bool:
-    fields = [line.split(",") for line in lines]
-    if any(len(row) != 4 or not (_is_number(row[2]) and _is_number(row[3])) for row in fields):
+    rows = [line.split(",") for line in lines]
+    if not all(len(row) == 4 and _is_number(row[2]) and _is_number(row[3]) for row in rows):
         return False
-    asins = any(re.match(tabular.ASIN, field) for row in fields for field in row[:2])
+    asins = any(re.match(tabular.ASIN, field) for row in rows for field in row[:2])
     return asins or source.name.lower().startswith("ratings_")
 
 
 def _are_sequences(lines: list[str]) -> bool:
     """Whether lines are ids between spaces, and not the columns of a table without a header."""
-    if any(re.search(r"[\t,;|:{]", line) for line in lines):
-        return False
     rows = [line.split() for line in lines]
-    if all(len(row) <= 2 for row in rows):
+    widths = {len(row) for row in rows}
+    if any(re.search(r"[\t,;|:{]", line) for line in lines) or max(widths) <= 2:
         return False
-    same_width = len(rows) > 1 and len({len(row) for row in rows}) == 1
-    return not (same_width and len(rows[0]) <= 4 and all(_is_number(row[-1], at_least=1e8) for row in rows))
+    is_block = len(rows) > 1 and len(widths) == 1 and max(widths) <= 4
+    return not (is_block and all(_is_number(row[-1], at_least=1e8) for row in rows))
 
 
 def _is_number(text: str, at_least: float = -np.inf) -> bool:
@@ -179,16 +179,3 @@ def _is_number(text: str, at_least: float = -np.inf) -> bool:
         return float(text) >= at_least
     except ValueError:
         return False
-
-
-def _read(source: Path, kind: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """The columns of a source, and what was decided about them."""
-    if kind == "amazon-reviews":
-        return rawfiles.read_reviews(source), []
-    if kind == "sequences":
-        return rawfiles.read_sequences(source), []
-    if kind == "amazon-csv":
-        table, note = tabular.read_amazon_csv(source)
-    else:
-        table, note = tabular.read_table(source, columns)
-    return table, [note]

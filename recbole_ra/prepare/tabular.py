@@ -1,7 +1,7 @@
 """Readers of tables: CSV, TSV and Parquet with named columns, Amazon's CSV without names.
 
 Each returns an arrow table with the columns ``user_id``, ``item_id``, ``timestamp`` and, if the file
-has one, ``rating``, as the file holds them: text, or the types of Parquet.
+has one, ``rating``, as the file holds them (text, or the types of Parquet), and notes for the user.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ASIN = r"^(B[0-9A-Z]{9}|[0-9]{9}[0-9X])$"
 """Amazon's item ids: ten characters from B0…, or the ISBN of a book."""
 
 
-def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, str]:
-    """Read a CSV, TSV or Parquet file with named columns; also a sentence about the columns used.
+def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+    """Read a CSV, TSV or Parquet file with named columns.
 
     Raises
     ------
@@ -56,11 +56,11 @@ def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, str]
         used = choose_columns(source, header, columns)
         table = _read_delimited(source, separator, header, list(used.values()), header=True)
     note = "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
-    return pa.table({role: table[name] for role, name in used.items()}), note
+    return pa.table({role: table[name] for role, name in used.items()}), [note]
 
 
-def read_amazon_csv(source: Path) -> tuple[pa.Table, str]:
-    """Read Amazon ratings without a header; also a sentence about which column was taken for what.
+def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
+    """Read Amazon ratings without a header.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_amazon_csv(source: Path) -> tuple[pa.Table, str]:
         f"read as {','.join(order)},rating,timestamp ({release} release): "
         f"{max(first, second):.1%} of the {column} column look like ASINs"
     )
-    return table.rename_columns([*order, "rating", "timestamp"]).select(list(ROLES)), note
+    return table.rename_columns([*order, "rating", "timestamp"]).select(list(ROLES)), [note]
 
 
 def is_parquet(source: Path) -> bool:

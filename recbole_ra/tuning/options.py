@@ -12,7 +12,7 @@ from typing import Any
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.setting import raise_problems, read, setting
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig, read_yaml
 from recbole_ra.training.run import NEUTRAL_KEYS
 from recbole_ra.tuning.space import Space, check_space, read_space

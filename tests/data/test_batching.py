@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_ra.data.batching import LengthGroup, SameTarget, SequenceBatches, TrainBatch, least_padding
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Prefixes, SequenceTable
 
 
 def prefixes_of(sequences: list[list[int]], max_length: int) -> Prefixes:

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.data.dataset import PREFIX_FIELD
+from recbole_ra.data.dataset import PREFIX_FIELD, Splits
 from recbole_ra.data.regenerated import RegeneratedDataset
-from recbole_ra.data.splits import Splits
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.data.training_part import training_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
