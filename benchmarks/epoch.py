@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.loaders import train_batches
 from recbole_ra.training.setup import build_base, seed_everything

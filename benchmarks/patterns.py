@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sequential.seq2pat import Seq2Pat
 
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
 from recbole_ra.regeneration.pairs import contained_patterns, draw_pairs

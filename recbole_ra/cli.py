@@ -156,8 +156,8 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def prepare(words: Sequence[str]) -> int:
     """Turn raw data into atomic files."""
-    from recbole_ra.prepare.readers import KINDS
-    from recbole_ra.prepare.readers import prepare as prepare_files
+    from recbole_ra.prepare.interactions import KINDS
+    from recbole_ra.prepare.interactions import prepare as prepare_files
 
     parser = argparse.ArgumentParser(
         prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file."

@@ -78,7 +78,7 @@ def tiny_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="session")
 def tiny_splits(tiny_config: Callable[..., Any]) -> Any:
     """``tiny`` in three splits, leave-one-out; read only."""
-    from recbole_ra.data.splits import Splits
+    from recbole_ra.data.dataset import Splits
 
     return Splits.load(tiny_config())
 

@@ -40,8 +40,7 @@ TOP = len(LAYERS)
 ONLY_IN = {
     "recbole": {
         "data/dataset.py",
-        "data/regenerated.py",
-        "data/splits.py",
+        "data/training_part.py",
         "models/recbole_models.py",
         "models/recommenders.py",
         "settings/config.py",

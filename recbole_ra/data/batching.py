@@ -1,35 +1,45 @@
-"""Training batches: many random users, few positions of each, like lengths side by side.
+"""Training batches: targets of many random users, grouped by the length of their histories.
 
-One scheme covers the whole range between RecBole's prefix rows and one pass over whole sequences.
-A *pass* encodes one stretch of one sequence and predicts ``targets_per_pass`` of its items:
+A *pass* encodes one stretch of one sequence and predicts ``targets_per_pass`` of its items. With 1, each
+pass is a prefix row, which any encoder can read; with more, a causal encoder predicts several targets of
+a user at once. Which targets share a pass, and which passes share a batch, is drawn anew each epoch.
 
-* 1: every row is a prefix of its own (any encoder);
-* more: causal encoders share one pass between several targets of the same user.
-
-Which targets share a pass_of_row, and which passes share a batch, is drawn anew each epoch. Inside a
-batch the passes are grouped by length, so that each group is padded only to its own maximum; a
-group never decides which targets are optimised together, because the batch is one step.
+Inside a batch the passes are grouped by length, and each group is padded only to its own longest pass.
+Groups never decide which targets are optimised together, because the batch is one step.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import IntArray, gather_windows, places
+from recbole_ra.data.table import IntArray, Prefixes, gather_windows, offsets_of, places
+
+
+class _Movable:
+    """Base of dataclasses whose tensors move to a device together."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor to a device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, list):
+                return [moved(part) for part in value]
+            return value.to(device) if hasattr(value, "to") else value
+
+        return type(self)(**{name: moved(value) for name, value in vars(self).items()})
 
 
 @dataclass
-class LengthGroup:
-    """Visits of like length, right-padded to the longest.
+class LengthGroup(_Movable):
+    """Passes of like length, right-padded to the longest.
 
     Attributes
     ----------
@@ -46,15 +56,9 @@ class LengthGroup:
     at: Tensor
     slot: Tensor
 
-    def to(self, device: torch.device | str) -> LengthGroup:
-        """Move every tensor to a device."""
-        return LengthGroup(
-            self.items.to(device), self.lengths.to(device), self.at.to(device), self.slot.to(device)
-        )
-
 
 @dataclass
-class TrainBatch:
+class TrainBatch(_Movable):
     """One optimisation step.
 
     Attributes
@@ -80,26 +84,15 @@ class TrainBatch:
     positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     weights: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> TrainBatch:
-        """Move every tensor to a device."""
-        return TrainBatch(
-            [group.to(device) for group in self.groups],
-            self.targets.to(device),
-            self.rows.to(device),
-            [group.to(device) for group in self.positives],
-            self.positive_order.to(device),
-            None if self.weights is None else self.weights.to(device),
-        )
-
 
 @dataclass
-class Shard:
+class Shard(_Movable):
     """A process's part of an optimisation step that several processes share.
 
     Attributes
     ----------
     batch : TrainBatch or Interaction
-        Never empty: where there are fewer rows than processes, one of them with a share of 0.
+        Never empty: a process for which nothing is left repeats a part, with a share of 0.
     share : float
         Its targets as a share of the step's, times the processes: the mean over the processes of
         share times mean loss is the mean loss of the step.
@@ -108,15 +101,12 @@ class Shard:
     batch: Any
     share: float
 
-    def to(self, device: torch.device | str) -> Shard:
-        """Move the batch to a device."""
-        return Shard(self.batch.to(device), self.share)
 
-
+@dataclass(eq=False)
 class SequenceBatches:
     """Iterates over one epoch of batches; every target exactly once.
 
-    Parameters
+    Attributes
     ----------
     prefixes : Prefixes
         The training rows.
@@ -127,76 +117,55 @@ class SequenceBatches:
         into nearly equal random parts.
     n_groups : int
         Length groups inside a batch.
-    with_positives : bool
-        Whether to draw, for each target, another prefix with the same target (DuoRec).
     seed : int
         Epoch ``e`` is drawn from the stream ``(seed, "batches", e)``.
+    with_positives : bool
+        Whether to draw, for each target, another prefix with the same target (DuoRec).
+    epoch : int
+        The epoch that is drawn next.
 
     Notes
     -----
     In a sequence longer than ``max_length``, targets share a pass only with targets of the same
-    block of ``max_length // 2`` positions, and the window ends at the last of them: a target then
+    block of ``max_length // 2`` positions, and the pass ends before the last of them: a target then
     sees at least ``min(position, max_length - max_length // 2 + 1)`` of its latest items.
     """
 
-    def __init__(
-        self,
-        prefixes: Prefixes,
-        *,
-        batch_size: int,
-        targets_per_pass: int,
-        n_groups: int,
-        seed: int,
-        with_positives: bool = False,
-    ) -> None:
-        self.prefixes = prefixes
-        self.batch_size = batch_size
-        self.targets_per_pass = targets_per_pass
-        self.n_groups = n_groups
-        self.seed = seed
-        self.epoch = 0
-        self.shuffle = True
-        self._block, self._block_size = self._blocks()
-        self._same_target = SameTarget(prefixes.targets) if with_positives else None
+    prefixes: Prefixes
+    _: KW_ONLY
+    batch_size: int
+    targets_per_pass: int
+    n_groups: int
+    seed: int
+    with_positives: bool = False
+    epoch: int = 0
 
-    def _blocks(self) -> tuple[IntArray, IntArray]:
-        """Number the blocks whose targets may share a pass: id of each row, rows of each block."""
-        p = self.prefixes
-        stride = max(p.max_length // 2, 1)
-        part = np.where(p.position <= p.max_length, 0, 1 + (p.position - p.max_length - 1) // stride)
-        keys = p.sequence * (int(part.max(initial=0)) + 1) + part
-        _, block, size = np.unique(keys, return_inverse=True, return_counts=True)
-        return block.reshape(-1), size
+    def __post_init__(self) -> None:
+        self._block, self._block_size = _blocks(self.prefixes)
+        self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
 
     def __len__(self) -> int:
         return max(1, -(-len(self.prefixes) // self.batch_size))
 
     def __iter__(self) -> Iterator[TrainBatch]:
-        rng, rows, pass_start, bounds = self._draw_epoch()
-        for first, last in itertools.pairwise(bounds):
-            yield self._make_batch(
-                rows[pass_start[first] : pass_start[last]], pass_start[first : last + 1], rng
-            )
+        for shard in self.shards(0, 1):
+            yield shard.batch
 
     def shards(self, rank: int, world: int) -> Iterator[Shard]:
-        """The same epoch as one of several processes sees it: every n-th pass of each batch."""
-        rng, rows, pass_start, bounds = self._draw_epoch()
-        for first, last in itertools.pairwise(bounds):
-            passes = np.arange(first, last)
-            own = passes[rank::world] if last - first > rank else passes[:1]
-            count = np.diff(pass_start)[own]
-            batch = self._make_batch(
-                rows[places(pass_start[own], count)], np.concatenate([[0], np.cumsum(count)]), rng
-            )
-            share = world * count.sum() / (pass_start[last] - pass_start[first])
-            yield Shard(batch, float(share) if last - first > rank else 0.0)
-
-    def _draw_epoch(self) -> tuple[np.random.Generator, IntArray, IntArray, IntArray]:
-        """The epoch's generator, rows in pass order, start of each pass_of_row, first pass of each batch."""
+        """Iterate over one process's part of the epoch: every ``world``-th pass of each batch."""
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, pass_start = self._draw_passes(rng)
-        return rng, rows, pass_start, self._batch_bounds(pass_start, len(rows))
+        # Nearly the same number of targets in each batch; no pass is cut in two.
+        cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        bounds = np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
+        for first, last in itertools.pairwise(bounds):
+            has_own = first + rank < last
+            own = np.arange(first + rank, last, world) if has_own else np.array([first])
+            count = pass_start[own + 1] - pass_start[own]
+            batch = self._make_batch(rows[places(pass_start[own], count)], offsets_of(count), rng)
+            share = world * count.sum() / (pass_start[last] - pass_start[first])
+            yield Shard(batch, float(share) if has_own else 0.0)
 
     def _draw_passes(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Rows in pass order and the start of each pass (one more than passes)."""
@@ -205,69 +174,61 @@ class SequenceBatches:
             return rng.permutation(n), np.arange(n + 1)
         order = np.argsort(self._block + rng.random(n), kind="stable")
         block = self._block[order]
-        first = np.concatenate([[0], np.cumsum(self._block_size)])[:-1]
-        rank = np.arange(n) - first[block]
+        rank_in_block = np.arange(n) - offsets_of(self._block_size)[block]
         passes_of_block = -(-self._block_size // self.targets_per_pass)
-        first_pass = np.concatenate([[0], np.cumsum(passes_of_block)])
-        pass_of_row = first_pass[block] + rank % passes_of_block[block]
-        shuffled = rng.permutation(first_pass[-1])[pass_of_row]
-        by_pass = np.argsort(shuffled, kind="stable")
-        sizes = np.bincount(shuffled, minlength=int(first_pass[-1]))
-        return order[by_pass], np.concatenate([[0], np.cumsum(sizes)])
-
-    def _batch_bounds(self, pass_start: IntArray, n_rows: int) -> IntArray:
-        """First pass of each batch, cutting where the count of targets passes the batch size."""
-        cuts = np.searchsorted(pass_start, np.linspace(0, n_rows, len(self) + 1))
-        return np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
+        first_pass = offsets_of(passes_of_block)
+        pass_of_row = first_pass[block] + rank_in_block % passes_of_block[block]
+        pass_of_row = rng.permutation(first_pass[-1])[pass_of_row]
+        by_pass = np.argsort(pass_of_row, kind="stable")
+        sizes = np.bincount(pass_of_row, minlength=int(first_pass[-1]))
+        return order[by_pass], offsets_of(sizes)
 
     def _make_batch(self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator) -> TrainBatch:
-        groups, order = self._groups(rows, pass_start - pass_start[0])
+        groups, order = self._groups(rows, pass_start)
         rows = rows[order]
-        targets = torch.from_numpy(self.prefixes[rows].targets)
-        batch = TrainBatch(groups, targets, torch.from_numpy(rows))
+        batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
         if self._same_target is not None:
-            self._add_positives(batch, self._same_target.draw(rows, rng))
+            positives = self._same_target.draw(rows, rng)
+            batch.positives, order = self._groups(positives, np.arange(len(rows) + 1))
+            batch.positive_order = torch.from_numpy(np.argsort(order, kind="stable"))
         return batch
 
-    def _add_positives(self, batch: TrainBatch, rows: IntArray) -> None:
-        batch.positives, order = self._groups(rows, np.arange(len(rows) + 1))
-        batch.positive_order = torch.from_numpy(np.argsort(order, kind="stable"))
-
     def _groups(self, rows: IntArray, pass_start: IntArray) -> tuple[list[LengthGroup], IntArray]:
-        """Cut passes into groups of like length; also the order in which the groups hold ``rows``."""
-        p = self.prefixes
-        n_passes = len(pass_start) - 1
-        pass_of_row = np.repeat(np.arange(n_passes), np.diff(pass_start))
-        flat = p.table.offsets[p.sequence[rows]] + p.position[rows]
-        end = np.maximum.reduceat(flat, pass_start[:-1])
-        length = np.maximum.reduceat(p.lengths[rows], pass_start[:-1])
+        """Group passes by length; also the order in which the groups hold ``rows``."""
+        prefixes = self.prefixes[rows]
+        target = prefixes.flat_position
+        end = np.maximum.reduceat(target, pass_start[:-1])
+        length = np.maximum.reduceat(prefixes.lengths, pass_start[:-1])
 
         by_length = np.argsort(length, kind="stable")
-        rank = np.empty(n_passes, dtype=np.int64)
-        rank[by_length] = np.arange(n_passes)
-        order = np.argsort(rank[pass_of_row], kind="stable")
-        place, flat = rank[pass_of_row][order], flat[order]
-        end, length = end[by_length], length[by_length]
+        start, length = (end - length)[by_length], length[by_length]
+        pass_of_row = np.repeat(np.argsort(by_length), np.diff(pass_start))
+        order = np.argsort(pass_of_row, kind="stable")
+        pass_of_row, target = pass_of_row[order], target[order]
+        state = target - 1 - start[pass_of_row]
+        first_row = np.searchsorted(pass_of_row, np.arange(len(pass_start)))
+        nth = np.arange(len(rows)) - first_row[pass_of_row]
 
         groups = []
-        edges = least_padding(length, self.n_groups)
-        for a, b in itertools.pairwise(edges):
-            inside = slice(*np.searchsorted(place, [a, b]))
-            pass_of_row = place[inside] - a
-            column = flat[inside] - (end - length)[place[inside]] - 1
-            first = np.searchsorted(pass_of_row, np.arange(b - a))
-            nth = np.arange(len(pass_of_row)) - first[pass_of_row]
-            at = np.zeros((b - a, int(nth.max()) + 1), dtype=np.int64)
-            at[pass_of_row, nth] = column
-            groups.append(
-                LengthGroup(
-                    torch.from_numpy(gather_windows(p.table.items, end[a:b] - length[a:b], length[a:b])),
-                    torch.from_numpy(length[a:b]),
-                    torch.from_numpy(at),
-                    torch.from_numpy(pass_of_row * at.shape[1] + nth),
-                )
-            )
+        for a, b in itertools.pairwise(least_padding(length, self.n_groups)):
+            inside = slice(first_row[a], first_row[b])
+            row, column = pass_of_row[inside] - a, nth[inside]
+            at = np.zeros((b - a, column.max() + 1), dtype=np.int64)
+            at[row, column] = state[inside]
+            items = gather_windows(prefixes.table.items, start[a:b], length[a:b])
+            slot = row * at.shape[1] + column
+            groups.append(LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot))))
         return groups, order
+
+
+def _blocks(prefixes: Prefixes) -> tuple[IntArray, IntArray]:
+    """Number the blocks whose targets may share a pass: block of each row, rows of each block."""
+    longest = prefixes.max_length
+    late = prefixes.position - longest - 1
+    part = np.where(late < 0, 0, 1 + late // max(longest // 2, 1))
+    keys = prefixes.sequence * (int(part.max(initial=0)) + 1) + part
+    _, block, size = np.unique(keys, return_inverse=True, return_counts=True)
+    return block.reshape(-1), size
 
 
 def least_padding(lengths: IntArray, n_groups: int) -> IntArray:
@@ -316,13 +277,11 @@ class SameTarget:
         self._by_target = np.argsort(targets, kind="stable")
         self._place = np.empty_like(self._by_target)
         self._place[self._by_target] = np.arange(len(targets))
-        _, inverse, count = np.unique(targets, return_inverse=True, return_counts=True)
-        first = np.concatenate([[0], np.cumsum(count)])[:-1]
-        self._first, self._count = first[inverse], count[inverse]
+        _, number, count = np.unique(targets, return_inverse=True, return_counts=True)
+        self._first, self._count = offsets_of(count)[number], count[number]
 
     def draw(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
         """One uniform other row for each row, or the row itself where its target occurs once."""
         first, count = self._first[rows], self._count[rows]
         step = 1 + np.floor(rng.random(len(rows)) * (count - 1)).astype(np.int64)
-        place = first + (self._place[rows] - first + step) % count
-        return self._by_target[place]
+        return self._by_target[first + (self._place[rows] - first + step) % count]

@@ -1,27 +1,48 @@
-"""RecBole's data set, filtered and split by RecBole, without its padded histories."""
+"""RecBole's data set and its splits, filtered and split by RecBole, without padded histories."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.data.atomic import check_atomic_file
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable, gather_windows
+from recbole_ra.data.table import Prefixes, SequenceTable, gather_windows
 
 FLAT_FIELD = "flat_position"
 PREFIX_FIELD = "prefix_length"
 EXACT_TIME_FIELD = "exact_time"
 """When a row's target happens, float64: RecBole's own column is rounded to float32."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the columns of a RecBole ``Interaction``."""
+
+    user: str
+    item: str
+    history: str
+    length: str
+
+    @classmethod
+    def of(cls, config: Any) -> Fields:
+        """Read the names from RecBole's settings."""
+        item = config["ITEM_ID_FIELD"]
+        return cls(
+            config["USER_ID_FIELD"], item, item + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]
+        )
 
 
 class CompactDataset(SequentialDataset):
@@ -36,29 +57,21 @@ class CompactDataset(SequentialDataset):
     flat_feat: Interaction
     inter_feat: Any
 
-    def __init__(self, config: Any) -> None:
-        if config["benchmark_filename"] is not None:
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        if self.config["benchmark_filename"] is not None:
             raise DataError(
-                f"benchmark_filename={config['benchmark_filename']}: pre-split files are not read; "
+                f"benchmark_filename={self.config['benchmark_filename']}: pre-split files are not read; "
                 "give one .inter file and choose the split with eval_args"
             )
-        super().__init__(config)
-
-    def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
         if not folder.exists():
             self._try_download(folder)
         required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
-        check_atomic_file(
-            folder / f"{token}.inter", required=required, separator=self.config["field_separator"]
-        )
+        file = folder / f"{token}.inter"
+        check_atomic_file(file, required=required, separator=self.config["field_separator"])
         super()._load_data(token, dataset_path)
 
     def _try_download(self, folder: Path) -> None:
-        where = (
-            f"put the interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), "
-            "or name the folder that holds the data set's folder with --data_path"
-        )
         try:
             self._download()
         except (OSError, ValueError, RuntimeError) as error:
@@ -67,9 +80,10 @@ class CompactDataset(SequentialDataset):
                 return
             if folder.exists() and not os.listdir(folder):
                 folder.rmdir()
-            reason = str(error).splitlines()[0]
             raise DataError(
-                f"data set '{self.dataset_name}' is not at {folder} ({reason}); {where}"
+                f"data set '{self.dataset_name}' is not at {folder} ({str(error).splitlines()[0]}); put the "
+                f"interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), or "
+                "name the folder that holds the data set's folder with --data_path"
             ) from error
 
     def _reset_index(self) -> None:
@@ -98,35 +112,27 @@ class CompactDataset(SequentialDataset):
         self._check_field("uid_field", "time_field")
         flat = self.inter_feat
         users = flat[self.uid_field].numpy()
-        new_user = np.flatnonzero(np.diff(users, prepend=-1))
-        offsets = np.append(new_user, len(users))
+        first = np.flatnonzero(np.diff(users, prepend=-1))
         self.flat_feat = flat
         self.table = SequenceTable.from_arrays(
             flat[self.iid_field].numpy(),
-            offsets,
+            np.append(first, len(users)),
             self.item_num,
-            users=users[new_user],
+            users=users[first],
             times=self._times,
         )
         self._check_lengths()
-        rows = self._every_row()
         for field in (FLAT_FIELD, PREFIX_FIELD):
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-        self.inter_feat = rows
+        self.inter_feat = self._every_row()
 
     def _every_row(self) -> Interaction:
         """One row for every (prefix, next item) of the table."""
         prefixes = Prefixes.all_of(self.table, self.max_item_list_len)
         rows = self.flat_feat[prefixes.flat_position]
-        rows.update(
-            Interaction(
-                {
-                    self.item_list_length_field: torch.from_numpy(prefixes.lengths),
-                    FLAT_FIELD: torch.from_numpy(prefixes.flat_position),
-                    PREFIX_FIELD: torch.from_numpy(prefixes.position),
-                }
-            )
-        )
+        rows[self.item_list_length_field] = torch.from_numpy(prefixes.lengths)
+        rows[FLAT_FIELD] = torch.from_numpy(prefixes.flat_position)
+        rows[PREFIX_FIELD] = torch.from_numpy(prefixes.position)
         return rows
 
     def _check_lengths(self) -> None:
@@ -151,21 +157,13 @@ class CompactDataset(SequentialDataset):
         """Rows with their histories, cut now: shapes [rows, MAX_ITEM_LIST_LENGTH]."""
         rows = self.inter_feat[index]
         flat, length = rows[FLAT_FIELD].numpy(), rows[self.item_list_length_field].numpy()
-        histories = {}
-        for field in self.flat_feat:
-            if field == self.uid_field or self.field2type[field] in (
-                FeatureType.TOKEN_SEQ,
-                FeatureType.FLOAT_SEQ,
-            ):
-                continue
-            values = self.flat_feat[field].numpy()
-            if values.ndim > 1:
-                continue
-            cut = gather_windows(values, flat - length, length, self.max_item_list_len)
-            histories[getattr(self, f"{field}_list_field")] = torch.from_numpy(cut)
-        if self.table.times is not None:
-            histories[EXACT_TIME_FIELD] = torch.from_numpy(self.table.times[flat])
-        rows.update(Interaction(histories))
+        for field, values in self.flat_feat.interaction.items():
+            if field == self.uid_field or values.ndim > 1:
+                continue  # a column of sequences has no history here
+            cut = gather_windows(values.numpy(), flat - length, length, self.max_item_list_len)
+            rows[getattr(self, f"{field}_list_field")] = torch.from_numpy(cut)
+        assert self.table.times is not None, "every data set has times"
+        rows[EXACT_TIME_FIELD] = torch.from_numpy(self.table.times[flat])
         return self.join(rows) if join else rows
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
@@ -191,3 +189,49 @@ class CompactDataset(SequentialDataset):
     def vocabulary(self) -> list[str]:
         """Item tokens by id; position 0 is padding."""
         return [str(token) for token in self.field2id_token[self.iid_field]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a data set; validation or test may be empty."""
+
+    whole: CompactDataset
+    train: CompactDataset
+    valid: CompactDataset
+    test: CompactDataset
+
+    @classmethod
+    def load(cls, config: Config) -> Splits:
+        """Filter and split by RecBole's rules.
+
+        Raises
+        ------
+        DataError
+            If the data set cannot be used, or not with these settings.
+        """
+        try:
+            dataset = CompactDataset(config)
+            train, valid, test = dataset.build()
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            # What RecBole says of settings that only the data can prove wrong.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"data set '{config.dataset}' cannot be loaded with these settings: {reason}; check the "
+                "settings of columns, filters and splits"
+            ) from error
+        return cls(dataset, train, valid, test)
+
+    @functools.cached_property
+    def vocabulary_digest(self) -> str:
+        """Digest of the item tokens in the order of their ids."""
+        return digest(self.whole.vocabulary)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that a run reads of the data set, and of how it is split."""
+        return digest_bytes(
+            self.whole.table.fingerprint().encode(),
+            self.vocabulary_digest.encode(),
+            *(split.prefixes.flat_position.tobytes() for split in (self.train, self.valid, self.test)),
+            *self.whole.feature_bytes(),
+        )

@@ -1,7 +1,8 @@
-"""The one representation of sequences: compressed sparse rows (CSR)."""
+"""Sequences as compressed sparse rows (CSR), and their (prefix, next item) rows as two integers each."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +16,8 @@ from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import read_arrays, write_arrays
 
 IntArray = NDArray[np.int64]
+
+_SAVED = ("items", "offsets", "users", "origin", "n_items")
 
 
 class Origin(IntEnum):
@@ -66,24 +69,26 @@ class SequenceTable:
         origin: NDArray[np.integer] | Origin = Origin.ORIGINAL,
         times: NDArray[np.floating] | None = None,
     ) -> SequenceTable:
-        """Build a table from arrays, checking that they fit each other.
+        """Build a table from arrays; sequence ``s`` belongs to user ``s`` if ``users`` is not given.
 
         Raises
         ------
         ValueError
             If the offsets do not cover the items or an item id lies outside ``1 .. n_items - 1``.
         """
-        starts: IntArray = np.asarray(offsets, dtype=np.int64)
-        ids: NDArray[np.int32] = np.asarray(items, dtype=np.int32)
-        n_sequences = len(starts) - 1
-        if n_sequences < 0 or starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts) < 0).any():
-            raise ValueError(f"offsets must rise from 0 to {len(ids)}")
-        if len(ids) and (ids.min() < 1 or ids.max() >= n_items):
-            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {ids.min()}..{ids.max()}")
-        owners = np.arange(n_sequences) if users is None else np.asarray(users, dtype=np.int64)
-        kinds: NDArray[np.uint8] = np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences)
-        when: NDArray[np.float64] | None = None if times is None else np.asarray(times, dtype=np.float64)
-        return cls(ids, starts, owners, n_items, kinds, when)
+        n_sequences = len(offsets) - 1
+        if n_sequences < 0 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to {len(items)}")
+        if len(items) and (items.min() < 1 or items.max() >= n_items):
+            raise ValueError(f"item ids must lie in 1..{n_items - 1}, got {items.min()}..{items.max()}")
+        return cls(
+            np.asarray(items, dtype=np.int32),
+            np.asarray(offsets, dtype=np.int64),
+            np.arange(n_sequences) if users is None else np.asarray(users, dtype=np.int64),
+            n_items,
+            np.broadcast_to(np.asarray(origin, dtype=np.uint8), n_sequences),
+            None if times is None else np.asarray(times, dtype=np.float64),
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -94,12 +99,11 @@ class SequenceTable:
         return np.diff(self.offsets)
 
     def head(self, lengths: NDArray[np.integer]) -> SequenceTable:
-        """Return the table with sequence ``s`` cut to its first ``lengths[s]`` interactions."""
+        """Cut each sequence ``s`` to its first ``lengths[s]`` interactions."""
         lengths = np.minimum(lengths, self.lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
         keep = places(self.offsets[:-1], lengths)
         times = None if self.times is None else self.times[keep]
-        return SequenceTable(self.items[keep], offsets, self.users, self.n_items, self.origin, times)
+        return dataclasses.replace(self, items=self.items[keep], offsets=offsets_of(lengths), times=times)
 
     def windows(self, max_length: int) -> SequenceTable:
         """Cut every longer sequence into consecutive pieces of nearly equal length, at most ``max_length``.
@@ -108,23 +112,18 @@ class SequenceTable:
         """
         pieces = -(-self.lengths // max_length)
         sequence = np.repeat(np.arange(len(self)), pieces)
-        number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        number = places(np.zeros_like(pieces), pieces)
         starts = self.offsets[sequence] + number * self.lengths[sequence] // pieces[sequence]
-        offsets = np.append(starts, self.offsets[-1])
-        return SequenceTable(
-            self.items, offsets, self.users[sequence], self.n_items, self.origin[sequence], self.times
+        return dataclasses.replace(
+            self,
+            offsets=np.append(starts, self.offsets[-1]),
+            users=self.users[sequence],
+            origin=self.origin[sequence],
         )
 
     def save(self, path: Path) -> None:
-        """Write items, offsets, owners and origins, without times, as ``.npz``."""
-        write_arrays(
-            path,
-            items=self.items,
-            offsets=self.offsets,
-            users=self.users,
-            origin=self.origin,
-            n_items=np.array(self.n_items),
-        )
+        """Write everything but the times as ``.npz``."""
+        write_arrays(path, **{name: np.asarray(getattr(self, name)) for name in _SAVED})
 
     @classmethod
     def load(cls, path: Path) -> SequenceTable:
@@ -135,7 +134,7 @@ class SequenceTable:
         CheckpointError
             If the file is missing or damaged.
         """
-        found = read_arrays(path, ("items", "offsets", "users", "origin", "n_items"))
+        found = read_arrays(path, _SAVED)
         if found is None:
             raise CheckpointError(f"{path}: missing or damaged; delete it and run again")
         items, offsets, users, origin, n_items = found
@@ -150,6 +149,68 @@ class SequenceTable:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """Rows (prefix, target) over a table: row ``r`` predicts item ``position[r]`` of ``sequence[r]``.
+
+    Attributes
+    ----------
+    table : SequenceTable
+    sequence, position : int64 arrays, shape [rows]
+        ``1 <= position < length of the sequence``: the prefix is what lies before ``position``.
+    max_length : int
+        Longest history kept; the prefix is the latest ``min(position, max_length)`` items.
+    """
+
+    table: SequenceTable
+    sequence: IntArray
+    position: IntArray
+    max_length: int
+
+    @classmethod
+    def all_of(cls, table: SequenceTable, max_length: int) -> Prefixes:
+        """Every (prefix, next item) row of every sequence, in table order."""
+        targets = np.maximum(table.lengths - 1, 0)
+        sequence = np.repeat(np.arange(len(table)), targets)
+        return cls(table, sequence, places(np.ones_like(targets), targets), max_length)
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, rows: IntArray | slice) -> Prefixes:
+        return Prefixes(self.table, self.sequence[rows], self.position[rows], self.max_length)
+
+    @property
+    def flat_position(self) -> IntArray:
+        """Index of each target in ``table.items``, shape [rows]."""
+        return self.table.offsets[self.sequence] + self.position
+
+    @property
+    def lengths(self) -> IntArray:
+        """Items kept of each prefix, shape [rows]."""
+        return np.minimum(self.position, self.max_length)
+
+    @property
+    def targets(self) -> IntArray:
+        """Item to predict, shape [rows]."""
+        return self.table.items[self.flat_position].astype(np.int64)
+
+    @property
+    def users(self) -> IntArray:
+        """Owner of each row, shape [rows]."""
+        return self.table.users[self.sequence]
+
+    def items(self, width: int | None = None) -> IntArray:
+        """The prefixes themselves, right-padded with 0, shape [rows, width or longest]."""
+        lengths = self.lengths
+        return gather_windows(self.table.items, self.flat_position - lengths, lengths, width)
+
+
+def offsets_of(lengths: NDArray[np.integer]) -> IntArray:
+    """Where each of consecutive ranges of these lengths starts, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
 def places(start: IntArray, length: NDArray[np.integer]) -> IntArray:
     """Every index of the ranges ``start[i] .. start[i] + length[i]``, one range after another."""
     before = np.cumsum(length) - length
@@ -161,17 +222,11 @@ def gather_windows(
 ) -> NDArray[Any]:
     """Cut ``flat[start[i] : start[i] + length[i]]`` for every row at once, right-padded with 0.
 
-    Parameters
-    ----------
-    flat : array, shape [interactions]
-    start, length : int64 arrays, shape [rows]
-    width : int, optional
-        Columns of the result; by default the longest row.
-
     Returns
     -------
     array, shape [rows, width]
-        Of the type of ``flat``; int64 for int32, as torch indexes with it.
+        As wide as the longest row if no width is given. Of the type of ``flat``; int64 for int32, as
+        torch indexes with it.
     """
     width = int(length.max(initial=0)) if width is None else width
     columns = np.arange(width)

@@ -1,16 +1,20 @@
-"""What may be learned from: each user's training part, and nothing after it."""
+"""What may be learned from: each user's training part, as it is or regenerated, and nothing after it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from recbole.data.interaction import Interaction
 
+from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.data.dataset import CompactDataset
-from recbole_ra.data.table import IntArray, SequenceTable
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +47,10 @@ class TrainingItems:
         return len(self.ids)
 
     def number(self, table: SequenceTable) -> SequenceTable:
-        """The table with the numbers of here instead of the ids of the data set."""
-        place = np.zeros(table.n_items, dtype=np.int32)
-        place[self.ids] = np.arange(len(self.ids))
-        return SequenceTable(
-            place[table.items], table.offsets, table.users, len(self.ids), table.origin, table.times
-        )
+        """Replace the data set's item ids by the numbers of the training items."""
+        number = np.zeros(table.n_items, dtype=np.int32)
+        number[self.ids] = np.arange(len(self.ids))
+        return dataclasses.replace(table, items=number[table.items], n_items=len(self.ids))
 
     def digest(self) -> str:
         """SHA-256 of the tokens."""
@@ -56,22 +58,14 @@ class TrainingItems:
 
 
 def training_sequences(train: CompactDataset) -> SequenceTable:
-    """Cut each user's sequence before the validation target.
-
-    Sequences without a training target are empty.
-    """
+    """Cut each user's sequence before the validation target; one without a training target is empty."""
     whole = train.table
     targets = np.bincount(train.prefixes.sequence, minlength=len(whole))
     return whole.head(np.where(targets > 0, targets + 1, 0))
 
 
 class TrainingPart:
-    """The training sequences, with ids that do not depend on what is held out.
-
-    Parameters
-    ----------
-    train : CompactDataset
-        The original training split.
+    """The training sequences of an original training split.
 
     Attributes
     ----------
@@ -79,7 +73,7 @@ class TrainingPart:
         With the data set's item ids.
     items : TrainingItems
     numbered : SequenceTable
-        The same sequences with the numbers of ``items``.
+        The same sequences with the numbers of ``items``, which do not depend on what is held out.
     """
 
     def __init__(self, train: CompactDataset) -> None:
@@ -91,3 +85,90 @@ class TrainingPart:
     def digest(self) -> str:
         """SHA-256 of the sequences and their tokens; the same whatever is held out."""
         return digest_bytes(self.numbered.fingerprint().encode(), self.items.digest().encode())
+
+
+class RegeneratedDataset(CompactDataset):
+    """A training split whose rows are those of a regenerated table (METHOD 1.5); all else is the original's.
+
+    Every recommender trains on it as on any split. A row that nobody owns has RecBole's padding user.
+    Outside the original rows, the exact time is unknown (NaN), the time is the position in the row, and
+    columns beyond user, item and time are 0.
+
+    Parameters
+    ----------
+    train : CompactDataset
+        The original training split; left as it is.
+    table : SequenceTable
+        Its original rows are training sequences of ``train``.
+
+    Raises
+    ------
+    DataError
+        If an original row is not its owner's training sequence.
+    """
+
+    def __init__(self, train: CompactDataset, table: SequenceTable) -> None:
+        self.__dict__.update(train.__dict__)  # as RecBole's own Dataset.copy does
+        source = check_originals(train, table)
+        original = np.repeat(table.origin == Origin.ORIGINAL, table.lengths)
+        assert train.table.times is not None, "every data set has times"
+        times = np.full(len(table.items), np.nan)
+        times[original] = train.table.times[source]
+        self.table = dataclasses.replace(table, times=times)
+
+        columns = {}
+        for field, values in train.flat_feat.interaction.items():
+            columns[field] = torch.zeros(len(times), *values.shape[1:], dtype=values.dtype)
+            columns[field][original] = values[source]
+        columns[train.uid_field] = torch.from_numpy(np.repeat(np.maximum(table.users, 0), table.lengths))
+        columns[train.iid_field] = torch.from_numpy(table.items.astype(np.int64))
+        time = columns[train.time_field]
+        position = places(np.zeros_like(table.lengths), table.lengths)
+        time[~original] = torch.from_numpy(position[~original]).to(time.dtype)
+        self.flat_feat = Interaction(columns)
+        self.inter_feat = self._every_row()
+
+    def fingerprint(self) -> str:
+        """Digest of the rows; when they happened follows from the original data set."""
+        return dataclasses.replace(self.table, times=None).fingerprint()
+
+    @property
+    def distinct_rows(self) -> IntArray:
+        """Rows, without those of repeated originals, shape [rows]."""
+        originals = np.flatnonzero(self.table.origin == Origin.ORIGINAL)
+        _, first = np.unique(self.table.users[originals], return_index=True)
+        repeated = np.delete(originals, first)
+        return np.flatnonzero(~np.isin(self.prefixes.sequence, repeated))
+
+
+def check_originals(train: CompactDataset, table: SequenceTable) -> IntArray:
+    """Check that each original row of a table is its owner's training sequence.
+
+    Returns
+    -------
+    int64 array, shape [items of the original rows]
+        Where each of their items stands among the interactions.
+
+    Raises
+    ------
+    DataError
+        For a row that is not.
+    """
+    rows = np.flatnonzero(table.origin == Origin.ORIGINAL)
+    whole, allowed = train.table, training_sequences(train)
+    sequence = np.searchsorted(whole.users, table.users[rows]).clip(0, len(whole) - 1)
+    same_user = whole.users[sequence] == table.users[rows]
+    known = same_user & (allowed.lengths[sequence] == table.lengths[rows])
+    length = np.where(known, table.lengths[rows], 0)
+    source = places(whole.offsets[sequence], length)
+    same = whole.items[source] == table.items[places(table.offsets[rows], length)]
+    known[np.repeat(np.arange(len(rows)), length)[~same]] = False
+    if not known.all():
+        first = int(table.users[rows[np.argmin(known)]])
+        user = train.field2id_token[train.uid_field][first] if first > 0 else "nobody"
+        raise DataError(
+            f"data set '{train.dataset_name}': {int((~known).sum())} regenerated rows of origin 'original' "
+            f"are not their user's training sequence (first: user '{user}'); they were made from another "
+            "data set or split, so regenerate with these settings"
+        )
+    return source

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.data.fields import Fields
+from recbole_ra.data.dataset import Fields
 from recbole_ra.models.recommenders import Recommender
 
 

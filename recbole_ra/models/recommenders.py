@@ -12,7 +12,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
 from recbole_ra.data.batching import TrainBatch
-from recbole_ra.data.fields import Fields
+from recbole_ra.data.dataset import Fields
 from recbole_ra.models.backbone import Backbone
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import ArtifactStore, make_folder
 from recbole_ra.core.workers import Workers
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.pipeline.result import Result, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns

@@ -1,243 +1,288 @@
-"""Turn the files that people have into one RecBole atomic file of interactions."""
+"""Readers of the formats that people have: tables, Amazon's ratings and reviews, lines of sequences.
+
+Each returns an arrow table with the columns ``user_id``, ``item_id``, ``timestamp`` and, if the file
+has one, ``rating``, as the file holds them (text, or the types of JSON and Parquet), and notes for the user.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
+import json
 import re
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
-from pyarrow import compute
+from pyarrow import compute, parquet
+from pyarrow import csv as arrow_csv
+from pyarrow import json as arrow_json
+from tqdm import tqdm
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.core.files import make_folder
-from recbole_ra.data.atomic import MISSING, check_readable, shown, write_inter
-from recbole_ra.prepare import rawfiles, tabular
+from recbole_ra.data.atomic import shown
+from recbole_ra.data.table import offsets_of, places
 
-KINDS = {
-    "amazon-csv": "ratings without a header: user,item,rating,timestamp",
-    "amazon-reviews": "one JSON object a line",
-    "sequences": "'user item item …' a line",
-    "table": "CSV, TSV or Parquet with named columns",
+ROLES = {
+    "user_id": "userid user uid reviewerid customerid customer visitorid memberid",
+    "item_id": "itemid item iid movieid asin parentasin productid product articleid businessid bookid "
+    "trackid songid gameid isbn",
+    "timestamp": "timestamp time ts unixreviewtime unixtime datetime date eventtime createdat tdat",
+    "rating": "rating overall stars score",
 }
-"""What :func:`prepare` can read."""
+"""Column names known for each role, best first, compared without case and punctuation."""
 
-_SNIFFED_LINES = 20
+ASIN = r"^(B[0-9A-Z]{9}|[0-9]{9}[0-9X])$"
+"""Amazon's item ids: ten characters from B0…, or the ISBN of a book."""
 
-
-@dataclass(frozen=True)
-class PreparedDataset:
-    """What :func:`prepare` wrote.
-
-    Attributes
-    ----------
-    path : Path
-        The atomic file.
-    kind : str
-        One of :data:`KINDS`.
-    n_users, n_items, n_interactions : int
-        What the file holds.
-    n_dropped : int
-        Rows of the source left out because user, item or time is missing.
-    notes : tuple of str
-        What was decided and dropped, one sentence each.
-    """
-
-    path: Path
-    kind: str
-    n_users: int
-    n_items: int
-    n_interactions: int
-    n_dropped: int
-    notes: tuple[str, ...]
+_REVIEW_SCHEMA = pa.schema(
+    {"reviewerID": pa.string(), "asin": pa.string(), "unixReviewTime": pa.float64(), "overall": pa.float64()}
+)
+_BLOCK_BYTES = 1 << 23
 
 
-def prepare(
-    source: Path,
-    name: str,
-    out: Path,
-    *,
-    kind: str = "auto",
-    columns: Mapping[str, str] | None = None,
-    overwrite: bool = False,
-) -> PreparedDataset:
-    """Write ``out/name/name.inter`` from a file of another format; rows keep their order.
-
-    Parameters
-    ----------
-    source : Path
-        The file; one whose name ends in ``.gz`` is decompressed while reading.
-    name : str
-        Name of the data set.
-    out : Path
-        Directory of the data sets, RecBole's ``data_path``.
-    kind : str
-        ``amazon-csv``: ratings without a header, ``user,item,rating,timestamp`` (2014) or
-        ``item,user,rating,timestamp`` (2018); ``amazon-reviews``: one JSON object a line;
-        ``sequences``: ``user item item …`` a line, oldest first; ``table``: CSV, TSV or Parquet
-        with named columns; ``auto``: decided by name and content.
-    columns : mapping of str to str, optional
-        For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``;
-        those not given are guessed from common names.
-    overwrite : bool
-        Whether an existing target may be replaced.
+def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+    """Read a CSV, TSV or Parquet file with named columns.
 
     Raises
     ------
     DataError
-        If the source cannot be read as what it should be, or the target exists.
+        If a column is not there or cannot be guessed, or a row has the wrong number of fields.
     SettingsError
-        If ``name``, ``kind`` or ``columns`` is not usable.
-
-    Notes
-    -----
-    Numeric times keep their unit; ISO dates become seconds since 1970 (UTC where no zone is given).
-    Positions ``0, 1, 2, …`` stand in for times where the kind is ``sequences``.
+        If one column is named for two roles.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise SettingsError(
-            f"name {name!r} is no plain directory name; use letters, digits, '_', '-' and '.'"
-        )
-    if kind not in ("auto", *KINDS):
-        known = ("auto", *KINDS)
-        raise SettingsError(f"kind '{kind}' is unknown; there are {', '.join(known)}{nearest(kind, known)}")
-    for role in columns or ():
-        if role not in tabular.ROLES:
-            known = tuple(tabular.ROLES)
-            raise SettingsError(
-                f"columns: '{role}' is unknown; there are {', '.join(known)}{nearest(role, known)}"
-            )
-    target = out / name / f"{name}.inter"
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists already; choose another name or allow overwriting")
-    check_readable(source)
-    try:
-        if kind == "auto":
-            kind = "table" if columns else _detect(source)
-        if columns and kind != "table":
-            raise SettingsError(f"columns: the kind '{kind}' has no named columns; leave columns out")
-        table, notes = _read(source, kind, columns or {})
-        frame, n_dropped = _complete_rows(table, source, kind)
-    except UnicodeDecodeError as fault:
-        raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
-    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
-        raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
-    if n_dropped:
-        notes.append(f"dropped {n_dropped:,} of {table.num_rows:,} rows without user, item or time")
-    make_folder(target.parent)
-    write_inter(frame, target)
-    n_users, n_items = int(frame["user_id"].nunique()), int(frame["item_id"].nunique())
-    return PreparedDataset(target, kind, n_users, n_items, len(frame), n_dropped, tuple(notes))
-
-
-def _detect(source: Path) -> str:
-    """The kind of a file, by its first lines."""
-    if tabular.is_parquet(source):
-        return "table"
-    lines = rawfiles.first_lines(source, _SNIFFED_LINES)
-    if not lines:
-        raise DataError(f"{source}: has only blank lines; build it again")
-    if lines[0].lstrip().startswith("{"):
-        return "amazon-reviews"
-    fields = [line.split(tabular.sniff_separator(lines[0])) for line in lines]
-    if {"user_id", "item_id"} <= tabular.guess_columns(fields[0]).keys():
-        return "table"
-    if _is_amazon_csv(source, lines):
-        return "amazon-csv"
-    if _are_sequences(lines):
-        return "sequences"
-    kinds = "; ".join(f"'{kind}' ({what})" for kind, what in KINDS.items())
-    raise DataError(f"{source}: cannot tell what kind of file it is; set kind to one of {kinds}")
-
-
-def _is_amazon_csv(source: Path, lines: list[str]) -> bool:
-    fields = [line.split(",") for line in lines]
-    if any(len(row) != 4 or not (_is_number(row[2]) and _is_number(row[3])) for row in fields):
-        return False
-    asins = any(re.match(tabular.ASIN, field) for row in fields for field in row[:2])
-    return asins or source.name.lower().startswith("ratings_")
-
-
-def _are_sequences(lines: list[str]) -> bool:
-    """Whether lines are ids between spaces, and not the columns of a table without a header."""
-    if any(re.search(r"[\t,;|:{]", line) for line in lines):
-        return False
-    rows = [line.split() for line in lines]
-    if all(len(row) <= 2 for row in rows):
-        return False
-    same_width = len(rows) > 1 and len({len(row) for row in rows}) == 1
-    return not (same_width and len(rows[0]) <= 4 and all(_is_number(row[-1], at_least=1e8) for row in rows))
-
-
-def _is_number(text: str, at_least: float = -np.inf) -> bool:
-    try:
-        return float(text) >= at_least
-    except ValueError:
-        return False
-
-
-def _read(source: Path, kind: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    if kind == "amazon-reviews":
-        return rawfiles.read_reviews(source), []
-    if kind == "sequences":
-        return rawfiles.read_sequences(source), []
-    if kind == "amazon-csv":
-        table, note = tabular.read_amazon_csv(source)
-    else:
-        table, note = tabular.read_table(source, columns)
-    return table, [note]
-
-
-def _complete_rows(table: pa.Table, source: Path, kind: str) -> tuple[pd.DataFrame, int]:
-    """Rows with user, item and numeric time, and how many rows were left out."""
-    n_rows = table.num_rows
-    table = pa.table({role: _without_missing(table[role]) for role in table.column_names})
-    complete = np.ones(n_rows, dtype=bool)
-    for role in ("user_id", "item_id", "timestamp"):
-        complete &= table[role].is_valid().to_numpy()
-    rows = np.flatnonzero(complete)
-    if not len(rows):
-        raise DataError(
-            f"{source}: none of its {n_rows} rows has user, item and time; check that it is of kind '{kind}'"
-        )
-    table = table.take(pa.array(rows))
-    frame = pd.DataFrame({role: table[role].to_pandas() for role in ("user_id", "item_id")})
-    for role in table.column_names[2:]:
-        values, bad = _numbers(table[role], dates=role == "timestamp")
-        if bad is not None:
-            place = tabular.place_of_row(source, int(rows[bad]), header=kind == "table")
-            what = "number or ISO date" if role == "timestamp" else "number"
+    if is_parquet(source):
+        try:
+            used = choose_columns(source, parquet.read_schema(source).names, columns)
+            table = parquet.read_table(source, columns=list(used.values()))
+        except pa.ArrowInvalid as fault:
             raise DataError(
-                f"{source}, {place}: {role} {shown(str(table[role][bad].as_py()))} is no {what}; "
-                "correct it or name another column"
-            )
-        frame[role] = values
-    return frame, n_rows - len(rows)
+                f"{source}: is not Parquet ({str(fault).splitlines()[0]}); write it again"
+            ) from fault
+    else:
+        lines = first_lines(source, 1)
+        separator = sniff_separator(lines[0]) if lines else ","
+        header = next(csv.reader(lines, delimiter=separator), [])
+        used = choose_columns(source, header, columns)
+        table = _read_delimited(source, separator, header, list(used.values()), header=True)
+    note = "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
+    return pa.table({role: table[name] for role, name in used.items()}), [note]
 
 
-def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with every spelling of "no value" as null."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    return compute.if_else(compute.is_in(column, pa.array(MISSING, column.type)), None, column)
+def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
+    """Read Amazon ratings without a header.
 
-
-def _numbers(column: pa.ChunkedArray, *, dates: bool) -> tuple[NDArray[np.float64], int | None]:
-    """Values as floats, NaN for null, and the first row that holds something else.
-
-    With ``dates``, a column whose first value is no number holds ISO dates, as seconds since 1970.
+    Raises
+    ------
+    DataError
+        For a row that has not four fields, or if neither id column looks more like ASINs.
     """
-    texts = column.to_pandas()
-    given = texts.notna().to_numpy()
-    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
-    if dates and not np.isfinite(values[0]):
-        moments = pd.to_datetime(texts.astype(str), utc=True, format="ISO8601", errors="coerce")
-        values = ((moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
-    bad = given & ~np.isfinite(values)
-    return values, int(np.argmax(bad)) if bad.any() else None
+    names = ["first", "second", "rating", "timestamp"]
+    table = _read_delimited(source, ",", names, names, header=False)
+    first, second = (_share_of_asins(table[name]) for name in names[:2])
+    if first == second:
+        raise DataError(
+            f"{source}: cannot tell users from items, {first:.0%} of both id columns look like ASINs; "
+            "add a header line and use kind 'table'"
+        )
+    order = ("item_id", "user_id") if first > second else ("user_id", "item_id")
+    column, release = ("first", "2018") if first > second else ("second", "2014")
+    note = (
+        f"read as {','.join(order)},rating,timestamp ({release} release): "
+        f"{max(first, second):.1%} of the {column} column look like ASINs"
+    )
+    return table.rename_columns([*order, "rating", "timestamp"]).select(list(ROLES)), [note]
+
+
+def is_parquet(source: Path) -> bool:
+    """Whether a file says so, by its name or its first bytes."""
+    with source.open("rb") as file:
+        return source.suffix.lower() in (".parquet", ".pq") or file.read(4) == b"PAR1"
+
+
+def place_of_row(source: Path, row: int, *, header: bool) -> str:
+    """``"line 7"`` for a row (from 0) of a text file with fields, ``"row 6"`` for Parquet."""
+    if is_parquet(source):
+        return f"row {row}"
+    rows = _csv_rows(source, sniff_separator(first_lines(source, 1)[0]))
+    line, _ = next(islice(rows, row + header, None))
+    return f"line {line}"
+
+
+def sniff_separator(line: str) -> str:
+    """The likely separator of a line of fields; a comma if there is none."""
+    return max(",\t;|", key=line.count)
+
+
+def guess_columns(header: list[str]) -> dict[str, str]:
+    """The roles that common names in a header stand for; RecBole's ``:type`` suffix is ignored."""
+    plain = {re.sub("[^a-z0-9]", "", name.split(":")[0].lower()): name for name in reversed(header)}
+    found = {role: [plain[word] for word in words.split() if word in plain] for role, words in ROLES.items()}
+    return {role: names[0] for role, names in found.items() if names}
+
+
+def choose_columns(source: Path, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role: as given, otherwise by a common name; a rating may be absent."""
+    wanted = {**guess_columns(header), **given}
+    there = f"there are {', '.join(header)}"
+    used: dict[str, str] = {}
+    for role in ROLES:
+        if role not in wanted:
+            if role == "rating":
+                continue
+            raise DataError(
+                f"{source}: no column has a common name for {role}; {there}; name it in columns, as {role}"
+            )
+        name = wanted[role]
+        if header.count(name) != 1:
+            count = "more than one column" if name in header else "no column"
+            raise DataError(f"{source}: {count} '{name}' for {role}; {there}{nearest(name, header)}")
+        if name in used.values():
+            raise SettingsError(f"columns: '{name}' is taken for two roles; name another for {role}")
+        used[role] = name
+    return used
+
+
+def open_raw(source: Path) -> Any:
+    """Open a file for reading bytes; one whose name ends in ``.gz`` is decompressed."""
+    return gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
+
+
+def first_lines(source: Path, count: int) -> list[str]:
+    """Read the first lines that are not blank, for a look at the format."""
+    with open_raw(source) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+        filled = (line.rstrip("\r\n") for line in lines if line.strip())
+        return list(islice(filled, count))
+
+
+def read_reviews(source: Path) -> tuple[pa.Table, list[str]]:
+    """Read Amazon reviews, one JSON object a line, block by block; shows progress on a terminal.
+
+    Raises
+    ------
+    DataError
+        For a line that is not a JSON object, or whose time or rating is not a number.
+    """
+    blocks = []
+    line = 1
+    size = source.stat().st_size
+    with (
+        open_raw(source) as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc=source.name, disable=None) as bar,
+    ):
+        packed = getattr(file, "fileobj", file)
+        while block := file.read(_BLOCK_BYTES) + file.readline():
+            blocks.append(_parse_reviews(source, block, line))
+            line += block.count(b"\n")
+            bar.update(packed.tell() - bar.n)
+    return pa.concat_tables(blocks).rename_columns(["user_id", "item_id", "timestamp", "rating"]), []
+
+
+def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
+    """Read ``user item item …`` lines; an item's position stands in for its time.
+
+    Raises
+    ------
+    DataError
+        For a user without items or with two lines.
+    """
+    with open_raw(source) as file:
+        text = file.read().decode("utf-8-sig")
+    lines = compute.utf8_trim_whitespace(pa.array(text.split("\n"), pa.large_string()))
+    filled = np.flatnonzero(compute.not_equal(lines, "").to_numpy(zero_copy_only=False))
+    tokens = compute.utf8_split_whitespace(lines.take(pa.array(filled)))
+    n_items = compute.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int64) - 1
+    flat = tokens.flatten()
+    start = offsets_of(n_items + 1)[:-1]
+    users = flat.take(pa.array(start))
+    faults = (
+        (n_items == 0, "has no items; add them or remove the line"),
+        (users.to_pandas().duplicated().to_numpy(), "had a line before; join the two in the order of time"),
+    )
+    for is_bad, fault in faults:
+        if is_bad.any():
+            bad = int(np.argmax(is_bad))
+            raise DataError(f"{source}, line {filled[bad] + 1}: user {shown(users[bad].as_py())} {fault}")
+    columns = {
+        "user_id": users.take(pa.array(np.repeat(np.arange(len(filled)), n_items))),
+        "item_id": flat.take(pa.array(places(start + 1, n_items))),
+        "timestamp": places(np.zeros_like(n_items), n_items),
+    }
+    return pa.table(columns), []
+
+
+def _read_delimited(
+    source: Path, separator: str, names: list[str], used: list[str], *, header: bool
+) -> pa.Table:
+    """The ``used`` columns of a text file, as text."""
+    try:
+        with open_raw(source) as file:
+            return arrow_csv.read_csv(
+                file,
+                read_options=arrow_csv.ReadOptions(column_names=None if header else names),
+                parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=header),
+                convert_options=arrow_csv.ConvertOptions(
+                    include_columns=used, column_types=dict.fromkeys(used, pa.string())
+                ),
+            )
+    except pa.ArrowInvalid as fault:
+        for line, fields in _csv_rows(source, separator):
+            if len(fields) != len(names):
+                raise DataError(
+                    f"{source}, line {line}: {len(fields)} fields where there should be {len(names)}; "
+                    "complete or remove the line"
+                ) from fault
+        raise DataError(f"{source}: is no table ({str(fault).splitlines()[0]}); correct it") from fault
+
+
+def _csv_rows(source: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of its first line."""
+    with open_raw(source) as file:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+        line = 1
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+
+
+def _share_of_asins(column: pa.ChunkedArray) -> float:
+    return float(compute.sum(compute.match_substring_regex(column, ASIN)).as_py()) / len(column)
+
+
+def _parse_reviews(source: Path, block: bytes, line: int) -> pa.Table:
+    """The four fields of the objects in a block of whole lines, the first of them line ``line``."""
+    try:
+        return arrow_json.read_json(
+            io.BytesIO(block),
+            read_options=arrow_json.ReadOptions(block_size=len(block) + 1),
+            parse_options=arrow_json.ParseOptions(
+                explicit_schema=_REVIEW_SCHEMA, unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:
+        # Arrow is stricter than json (lone surrogates in a review's text): json has the last word.
+        lines = ((number, text) for number, text in enumerate(block.split(b"\n"), start=line) if text.strip())
+        return pa.Table.from_pylist([_parse_review(source, *each) for each in lines], schema=_REVIEW_SCHEMA)
+
+
+def _parse_review(source: Path, line: int, text: bytes) -> dict[str, str | float | None]:
+    where = f"{source}, line {line}"
+    try:
+        entry = json.loads(text)
+    except ValueError as fault:
+        raise DataError(f"{where}: is not JSON ({fault}); correct it") from fault
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: is no JSON object {{…}}; write one review a line")
+    found = {name: entry.get(name) for name in _REVIEW_SCHEMA.names}
+    for name in ("unixReviewTime", "overall"):
+        if not isinstance(found[name], int | float | None):
+            raise DataError(f"{where}: {name} is {shown(str(found[name]))}, must be a number")
+    for name in ("reviewerID", "asin"):
+        found[name] = None if found[name] is None else str(found[name])
+    return found

@@ -14,8 +14,7 @@ from pyarrow import compute
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import replacing
 from recbole_ra.data.atomic import MISSING, check_readable, shown
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
 from recbole_ra.regeneration.text import (
     blocks,

@@ -12,8 +12,8 @@ import numpy as np
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
-from recbole_ra.data.regenerated import RegeneratedDataset, check_originals
 from recbole_ra.data.table import Origin
+from recbole_ra.data.training_part import RegeneratedDataset, check_originals
 from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.patterns import MinedPatterns

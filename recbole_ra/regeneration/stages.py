@@ -15,8 +15,7 @@ from torch import Tensor
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest
 from recbole_ra.core.seeding import stream
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.recommenders import BackboneRecommender
 from recbole_ra.models.registry import REGENERATOR
 from recbole_ra.models.sasrec import SASRec, SASRecSettings

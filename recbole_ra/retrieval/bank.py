@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.regenerated import RegeneratedDataset
-from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.data.dataset import Fields
+from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
+from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.memory import MemoryBank

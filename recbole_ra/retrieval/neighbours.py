@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import IntArray
+from recbole_ra.data.table import IntArray, Prefixes
 from recbole_ra.retrieval.eligibility import eligible
 from recbole_ra.retrieval.index import FloatArray, normalise
 from recbole_ra.retrieval.memory import MemoryBank

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
-from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD
-from recbole_ra.data.fields import Fields
+from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.retrieval.fusion import Fusion

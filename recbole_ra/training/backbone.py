@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from recbole_ra.core.files import ArtifactStore, digest
-from recbole_ra.data.regenerated import RegeneratedDataset
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights

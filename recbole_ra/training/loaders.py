@@ -14,11 +14,8 @@ from recbole.data.utils import create_samplers
 from torch import Tensor
 
 from recbole_ra.data.batching import SequenceBatches
-from recbole_ra.data.dataset import CompactDataset
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.splits import Splits
-from recbole_ra.data.table import IntArray, places
+from recbole_ra.data.dataset import CompactDataset, Fields, Splits
+from recbole_ra.data.table import IntArray, Prefixes, places
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.settings.config import RaConfig
 

@@ -12,12 +12,9 @@ from typing import Any
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
 from recbole_ra.core.workers import Alone, Workers
-from recbole_ra.data.dataset import CompactDataset
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.regenerated import RegeneratedDataset
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import IntArray
-from recbole_ra.data.training_part import TrainingPart
+from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.stages import STAGES

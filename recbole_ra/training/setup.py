@@ -12,8 +12,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import get_model, init_seed
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.recbole_models import RecBoleRecommender
 from recbole_ra.models.recommenders import BackboneRecommender, Recommender

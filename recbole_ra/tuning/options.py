@@ -12,7 +12,7 @@ from typing import Any
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.setting import declared, raise_problems, read, setting
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.files import read_yaml
 from recbole_ra.settings.stages import stages_before

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_ra.data.batching import LengthGroup, SameTarget, SequenceBatches, TrainBatch, least_padding
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Prefixes, SequenceTable
 
 
 def prefixes_of(sequences: list[list[int]], max_length: int) -> Prefixes:
@@ -39,11 +38,13 @@ def training_rows(draw: st.DrawFn) -> Prefixes:
 
 
 @st.composite
-def feeds(draw: st.DrawFn, *, with_positives: bool = False, positions: int | None = None) -> SequenceBatches:
+def feeds(
+    draw: st.DrawFn, *, with_positives: bool = False, targets_per_pass: int | None = None
+) -> SequenceBatches:
     return SequenceBatches(
         draw(training_rows()),
         batch_size=draw(st.integers(1, 20)),
-        targets_per_pass=positions or draw(st.integers(1, 6)),
+        targets_per_pass=targets_per_pass or draw(st.integers(1, 6)),
         n_groups=draw(st.integers(1, 5)),
         seed=draw(st.integers(0, 9)),
         with_positives=with_positives,
@@ -52,7 +53,7 @@ def feeds(draw: st.DrawFn, *, with_positives: bool = False, positions: int | Non
 
 @dataclass
 class Place:
-    """Where the state that predicts a target stands: a pass's items and a position among them."""
+    """Where the state that predicts a target stands: the items of a pass and a position among them."""
 
     number: tuple[int, int]
     items: list[int]
@@ -68,9 +69,9 @@ def places(groups: list[LengthGroup]) -> Iterator[Place]:
     for number, group in enumerate(groups):
         width = group.at.shape[1]
         for slot in group.slot.tolist():
-            pass_of_row, nth = divmod(slot, width)
-            items = group.items[pass_of_row, : group.lengths[pass_of_row]].tolist()
-            yield Place((number, pass_of_row), items, int(group.at[pass_of_row, nth]))
+            row, nth = divmod(slot, width)
+            items = group.items[row, : group.lengths[row]].tolist()
+            yield Place((number, row), items, int(group.at[row, nth]))
 
 
 def sequence_of(prefixes: Prefixes, row: int) -> list[int]:
@@ -142,8 +143,8 @@ def test_the_shards_of_a_step_hold_each_of_its_targets_once(feed: SequenceBatche
             assert part.share == pytest.approx(world * targets / len(batch.rows))
 
 
-@given(feeds(positions=1))
-def test_one_position_a_visit_gives_prefix_rows(feed: SequenceBatches) -> None:
+@given(feeds(targets_per_pass=1))
+def test_one_target_a_pass_gives_prefix_rows(feed: SequenceBatches) -> None:
     for batch in feed:
         for row, place in zip(batch.rows.tolist(), places(batch.groups), strict=True):
             position = int(feed.prefixes.position[row])
@@ -206,7 +207,7 @@ def test_batches_are_nearly_equal() -> None:
     assert max(sizes) - min(sizes) <= 2 * 4
 
 
-def test_visits_of_a_sequence_are_of_nearly_equal_size() -> None:
+def test_passes_of_a_sequence_are_of_nearly_equal_size() -> None:
     feed = SequenceBatches(
         prefixes_of([list(range(1, 10))], 8), batch_size=99, targets_per_pass=3, n_groups=9, seed=0
     )
@@ -217,8 +218,8 @@ def test_visits_of_a_sequence_are_of_nearly_equal_size() -> None:
 
 def test_no_rows_give_no_batches() -> None:
     empty = prefixes_of([[1], [2]], 4)
-    for positions in (1, 3):
-        feed = SequenceBatches(empty, batch_size=4, targets_per_pass=positions, n_groups=2, seed=0)
+    for targets in (1, 3):
+        feed = SequenceBatches(empty, batch_size=4, targets_per_pass=targets, n_groups=2, seed=0)
         assert list(feed) == []
 
 

@@ -12,8 +12,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.data.dataset import EXACT_TIME_FIELD, FLAT_FIELD, PREFIX_FIELD, CompactDataset
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import EXACT_TIME_FIELD, FLAT_FIELD, PREFIX_FIELD, CompactDataset, Splits
 
 CASES: dict[str, dict[str, Any]] = {
     "leave one out": {},

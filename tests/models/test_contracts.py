@@ -13,8 +13,7 @@ from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
 

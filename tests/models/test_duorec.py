@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.duorec import DuoRec, DuoRecSettings
 from recbole_ra.models.losses import full_softmax, info_nce
 from recbole_ra.models.sasrec import SASRec

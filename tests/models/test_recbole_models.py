@@ -9,8 +9,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.models.recbole_models import RecBoleRecommender
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.training.setup import build_base

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 import reference
 from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.data.prefixes import Prefixes
-from recbole_ra.data.table import Origin, SequenceTable
+from recbole_ra.data.table import Origin, Prefixes, SequenceTable
 from recbole_ra.regeneration import text
 from recbole_ra.regeneration.files import read_sequences, write_benchmark_files, write_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge

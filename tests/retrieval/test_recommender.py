@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_ra.data.fields import Fields
+from recbole_ra.data.dataset import Fields
 from recbole_ra.retrieval.finetuning import build_fusion
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.recommender import RaftBatch, RaftBatches, RetrievalRecommender, Retrieved

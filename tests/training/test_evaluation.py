@@ -10,7 +10,7 @@ from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.data.fields import Fields
+from recbole_ra.data.dataset import Fields
 from recbole_ra.training import evaluation
 from recbole_ra.training.evaluation import MISSED, PROTOCOLS, RankingEvaluator, flat_result, hits, ranks
 from recbole_ra.training.loaders import EvalBatches

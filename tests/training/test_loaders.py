@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from recbole_ra.data.batching import SequenceBatches
-from recbole_ra.data.fields import Fields
-from recbole_ra.data.splits import Splits
+from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.retrieval.recommender import Retrieved
 from recbole_ra.training.loaders import EvalBatches, cut_rows, train_batches
 from recbole_ra.training.setup import build_base
