@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
@@ -121,6 +122,8 @@ class SequenceBatches:
         Epoch ``e`` is drawn from the stream ``(seed, "batches", e)``.
     with_positives : bool
         Whether to draw, for each target, another prefix with the same target (DuoRec).
+    weights : float32 array, shape [rows], optional
+        Of each training row in the loss; by default all are 1.
     epoch : int
         The epoch that is drawn next.
 
@@ -138,6 +141,7 @@ class SequenceBatches:
     n_groups: int
     seed: int
     with_positives: bool = False
+    weights: NDArray[np.float32] | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -187,6 +191,8 @@ class SequenceBatches:
         groups, order = self._groups(rows, pass_start)
         rows = rows[order]
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
+        if self.weights is not None:
+            batch.weights = torch.from_numpy(self.weights[rows])
         if self._same_target is not None:
             positives = self._same_target.draw(rows, rng)
             batch.positives, order = self._groups(positives, np.arange(len(rows) + 1))

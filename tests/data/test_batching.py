@@ -189,6 +189,14 @@ def test_an_epoch_depends_on_seed_and_number_alone(feed: SequenceBatches) -> Non
     assert [plain(batch) for batch in again()] == epochs[0]
 
 
+@given(feeds())
+def test_weights_go_with_their_rows(feed: SequenceBatches) -> None:
+    feed.weights = np.arange(len(feed.prefixes), dtype=np.float32)
+    for batch in feed:
+        assert batch.weights is not None
+        assert batch.weights.tolist() == batch.rows.tolist()
+
+
 def test_epochs_and_seeds_differ() -> None:
     prefixes = prefixes_of([list(range(1, 10)) * 3] * 5, 8)
     options = {"batch_size": 16, "targets_per_pass": 3, "n_groups": 2}
