@@ -91,7 +91,7 @@ def tune(words: Sequence[str]) -> int:
 
 
 def regenerate_words(words: Sequence[str]) -> list[str]:
-    """``regenerate --out=FOLDER …`` as the run that it stands for.
+    """Turn ``regenerate --out=FOLDER …`` into the words of a run.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def replace_folder(source: Path, path: Path) -> None:
 
 
 def _sibling(path: Path, suffix: str) -> Path:
-    """A hidden name in the same directory that no other process uses."""
+    """Return a hidden name in the same directory that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
 
 
@@ -144,12 +144,12 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[NDArray[Any]] | None:
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of the canonical JSON form of plain data."""
+    """Return the SHA-256 of plain data in canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def digest_bytes(*parts: bytes) -> str:
-    """SHA-256 of byte strings, each with its length."""
+    """Return the SHA-256 of byte strings, each with its length."""
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "little"))

@@ -18,7 +18,7 @@ class Workers(Protocol):
     def map(
         self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
     ) -> Iterator[Found]:
-        """``function(shared, part)`` of every part, in their order.
+        """Yield ``function(shared, part)`` of every part, in order.
 
         Parameters
         ----------
@@ -40,14 +40,14 @@ class Workers(Protocol):
         settings : mapping
             What the user set, model and data set included.
         folder : Path
-            Of the artifact in progress; training goes on from where it stands there.
+            Of the artifact in progress; training continues from the checkpoint in it.
         on_epoch : callable
             Called after each epoch.
         """
         ...
 
 
-class Alone:
+class OneProcess:
     """One process, this one."""
 
     count = 1
@@ -55,11 +55,11 @@ class Alone:
     def map(
         self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
     ) -> Iterator[Found]:
-        """One part after another."""
+        """Work on one part after another."""
         return (function(shared, part) for part in parts)
 
     def train_backbone(
         self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
     ) -> None:
-        """Not asked for: alone, a stage trains in this process."""
+        """Never called: without other processes a stage trains in this one."""
         raise NotImplementedError

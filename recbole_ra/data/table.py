@@ -42,7 +42,7 @@ class SequenceTable:
     offsets : int64 array, shape [sequences + 1]
         Start of each sequence; ``offsets[0] == 0`` and ``offsets[-1] == len(items)``.
     users : int64 array, shape [sequences]
-        Owner of each sequence, -1 for a sequence that nobody owns (a mined pattern).
+        Owner of each sequence, -1 for an unowned one (a mined pattern).
     n_items : int
         Size of the item vocabulary, padding included.
     origin : uint8 array, shape [sequences]

@@ -53,7 +53,7 @@ class TrainingItems:
         return dataclasses.replace(table, items=number[table.items], n_items=len(self.ids))
 
     def digest(self) -> str:
-        """SHA-256 of the tokens."""
+        """Return the SHA-256 of the tokens."""
         return digest(self.tokens)
 
 
@@ -90,7 +90,7 @@ class TrainingPart:
 class RegeneratedDataset(CompactDataset):
     """A training split whose rows are those of a regenerated table (METHOD 1.5); all else is the original's.
 
-    Every recommender trains on it as on any split. A row that nobody owns has RecBole's padding user.
+    Every recommender trains on it as on any split. An unowned row has RecBole's padding user.
     Outside the original rows, the exact time is unknown (NaN), the time is the position in the row, and
     columns beyond user, item and time are 0.
 
@@ -129,7 +129,7 @@ class RegeneratedDataset(CompactDataset):
         self.inter_feat = self._every_row()
 
     def fingerprint(self) -> str:
-        """Digest of the rows; when they happened follows from the original data set."""
+        """Return the digest of the rows, without times, which follow from the original data set."""
         return dataclasses.replace(self.table, times=None).fingerprint()
 
     @property

@@ -37,7 +37,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
-        """Loss of one optimisation step, shape []."""
+        """Return the loss of one optimisation step, shape []."""
         raise NotImplementedError
 
 
@@ -65,15 +65,15 @@ class CausalBackbone(Backbone):
         return self.encode(items, lengths[:, None] - 1).squeeze(1)
 
     def target_states(self, batch: TrainBatch) -> Tensor:
-        """The state that predicts each target of the batch, shape [T, D]."""
+        """Return the state that predicts each target of the batch, shape [T, D]."""
         return self.states_of(batch.groups)
 
     def states_of(self, groups: list[LengthGroup]) -> Tensor:
-        """The states at the marked places of the groups, one group after another, shape [T, D]."""
+        """Encode the groups and return the states at their marked places, shape [T, D]."""
         return torch.cat([self.encode(g.items, g.at).flatten(0, 1)[g.slot] for g in groups])
 
     def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
-        """The loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""
+        """Return the loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""
         return next_item_loss(
             self.loss_type,
             states,
@@ -84,5 +84,5 @@ class CausalBackbone(Backbone):
         )
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
-        """Loss of one optimisation step, shape []."""
+        """Return the loss of one optimisation step, shape []."""
         return self.recommendation_loss(self.target_states(batch), batch)

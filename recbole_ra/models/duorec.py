@@ -55,7 +55,7 @@ class DuoRec(SASRec):
         self.needs_positives = settings.contrast in ("us_x", "su") and settings.lmd > 0
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
-        """Loss of one optimisation step, shape []."""
+        """Return the loss of one optimisation step, shape []."""
         states = self.target_states(batch)
         loss = self.recommendation_loss(states, batch)
         if self.contrast == "none" or self.lmd == 0:
@@ -65,5 +65,5 @@ class DuoRec(SASRec):
         return loss + self.lmd * info_nce(one, other, self.tau)
 
     def positive_states(self, batch: TrainBatch) -> Tensor:
-        """The supervised view of each target, shape [T, D]."""
+        """Return the supervised view of each target, shape [T, D]."""
         return self.states_of(batch.positives)[batch.positive_order]

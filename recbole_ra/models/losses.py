@@ -31,7 +31,7 @@ def next_item_loss(
     weights: Tensor | None = None,
     n_negatives: int = 1,
 ) -> Tensor:
-    """Loss of predicting the next items: the mean over targets of weight times loss.
+    """Compute the loss of predicting the next items: the mean over targets of weight times loss.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int = 1) -> Tenso
 
 
 def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """``-log sigmoid(positive - negative)``, the mean over negatives [T, S] of each target, shape [T]."""
+    """Compute ``-log sigmoid(positive - negative)``, the mean over negatives [T, S] of each target, shape [T]."""
     margin = (states[:, None] * (table[targets][:, None] - table[negatives])).sum(-1)  # [T, S]
     return -torch.log(1e-10 + torch.sigmoid(margin)).mean(1)
 
 
 def bce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` over negatives [T, S], shape [T]."""
+    """Compute ``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` over negatives [T, S], shape [T]."""
     positive = (states * table[targets]).sum(-1)
     negative = (states[:, None] * table[negatives]).sum(-1)  # [T, S]
     return F.softplus(-positive) + F.softplus(negative).sum(1)
@@ -186,7 +186,7 @@ def _softmax_loss(
 
 
 def full_softmax(states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean over targets of weight times cross-entropy; shapes as in :func:`next_item_loss`."""
+    """Average weight times cross-entropy over targets; shapes as in :func:`next_item_loss`."""
     return _softmax_loss(states, table, targets, weights)
 
 

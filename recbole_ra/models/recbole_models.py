@@ -16,7 +16,7 @@ from recbole_ra.models.recommenders import Recommender
 
 
 class _LastProduct(TorchFunctionMode):
-    """Remembers the factors of the last matrix product whose result has one column an item."""
+    """Remembers the factors of the last matrix product whose result has one column per item."""
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class RecBoleRecommender(Recommender):
         return scale, torch.cat([bias.new_zeros(1), bias]).float()
 
     def represent(self, interaction: Any) -> Tensor:
-        """The state of each row, shape [B, D]."""
+        """Return the state of each row, shape [B, D]."""
         _, states, table = self._observe(interaction)
         self._table = table * self._scale
         return states
@@ -107,5 +107,5 @@ class RecBoleRecommender(Recommender):
         return self._bias
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """The model's own loss."""
+        """Return the model's own loss."""
         return self.model.calculate_loss(interaction)

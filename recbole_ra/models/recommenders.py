@@ -27,7 +27,7 @@ class Recommender(AbstractRecommender):
         return False
 
     def represent(self, interaction: Any) -> Tensor:
-        """The state of each row, shape [B, D]."""
+        """Return the state of each row, shape [B, D]."""
         raise NotImplementedError
 
     @property
@@ -41,12 +41,12 @@ class Recommender(AbstractRecommender):
         return None
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Score of every item for every row, shape [B, N]."""
+        """Score every item for every row, shape [B, N]."""
         scores = self.represent(interaction) @ self.item_table.T
         return scores if self.item_bias is None else scores + self.item_bias
 
     def predict(self, interaction: Any) -> Tensor:
-        """Score of the row's own item, shape [B]; the same state as :meth:`full_sort_predict`."""
+        """Score the row's own item, shape [B]; the same state as :meth:`full_sort_predict`."""
         items = interaction[self.fields.item]
         scores = (self.represent(interaction) * self.item_table[items]).sum(-1)
         return scores if self.item_bias is None else scores + self.item_bias[items]
@@ -66,7 +66,7 @@ class BackboneRecommender(Recommender):
         self.fields = fields
 
     def represent(self, interaction: Any) -> Tensor:
-        """The state of each row, shape [B, D]."""
+        """Return the state of each row, shape [B, D]."""
         return self.backbone.represent(interaction[self.fields.history], interaction[self.fields.length])
 
     @property
@@ -75,5 +75,5 @@ class BackboneRecommender(Recommender):
         return self.backbone.item_table
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
-        """Loss of one optimisation step, shape []."""
+        """Return the loss of one optimisation step, shape []."""
         return self.backbone.calculate_loss(batch)

@@ -23,12 +23,12 @@ REGENERATOR = "DR4SR"
 
 
 def available_backbones() -> list[str]:
-    """Every backbone that ``--model`` takes, alone or with ``Ra`` before it."""
+    """List every backbone that ``--model`` takes, alone or with ``Ra`` before it."""
     return [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]
 
 
 def backbone_name(model: str) -> str:
-    """The backbone that a model name stands for: ``RaGRU4Rec`` -> ``GRU4Rec``.
+    """Return the backbone of a model name: ``RaGRU4Rec`` -> ``GRU4Rec``.
 
     Raises
     ------

@@ -114,7 +114,9 @@ def run(
     if start_from is not None:
         raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
     if start_workers is None:
-        raise SettingsError(f"workers={config.run.workers}: nobody starts them here; use recbole_ra.run")
+        raise SettingsError(
+            f"workers={config.run.workers}: this call has no start_workers; use recbole_ra.run"
+        )
     with start_workers(config) as state.workers:
         return _stages(state, mined, evaluate_test)
 
@@ -165,7 +167,7 @@ def _rank(rank: Callable[..., RankingEvaluator], batches: Any, show: bool) -> Me
 
 
 def _measure(state: Run, backbone: Backbone, evaluate_test: bool) -> tuple[Metrics, Metrics]:
-    """Validation and test metrics of the backbone alone; the latter are empty where not asked for."""
+    """Measure the backbone alone on validation and, if ``evaluate_test``, on the test."""
     clock = perf_counter()
     show = bool(state.config["show_progress"])
     splits = state.three[1:] if evaluate_test else state.three[1:2]

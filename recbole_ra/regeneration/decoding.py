@@ -19,7 +19,7 @@ from tqdm import tqdm
 from recbole_ra.core.errors import CheckpointError, SettingsError
 from recbole_ra.core.files import digest_bytes, read_arrays, write_arrays
 from recbole_ra.core.seeding import stream
-from recbole_ra.core.workers import Alone, Workers
+from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.table import IntArray, Origin, SequenceTable, gather_windows
 from recbole_ra.regeneration.hybrid import decode
 from recbole_ra.regeneration.network import Regenerator
@@ -165,7 +165,7 @@ def regenerate_sequences(
     ) as bar:
         missing = [number for number, part in enumerate(parts) if part is None]
         shared = _Task(model, sources, gamma, max_tokens, seed, variant, batch_size, torch.device(device))
-        found = (workers or Alone()).map(decode_block, shared, [(n, blocks[n]) for n in missing])
+        found = (workers or OneProcess()).map(decode_block, shared, [(n, blocks[n]) for n in missing])
         for number, part in zip(missing, found, strict=True):
             if folder is not None:
                 origin = np.frombuffer(key.encode(), np.uint8)

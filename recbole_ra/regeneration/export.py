@@ -59,7 +59,7 @@ def check_export(run: Run, target: Path) -> Path:
 
 
 def _written(folder: Path) -> set[str]:
-    """Names of what an earlier export wrote there."""
+    """List what an earlier export wrote there."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):

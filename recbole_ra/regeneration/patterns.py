@@ -15,7 +15,7 @@ from recbole_ra.training.run import Run
 
 
 class MinedPatterns:
-    """Patterns of the training part (METHOD 1.1), mined when they are first asked for.
+    """Patterns of the training part (METHOD 1.1), mined when first needed.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ class Regenerated:
         }
 
     def table(self) -> str:
-        """The statistics as plain text."""
+        """Return the statistics as plain text."""
         return render(statistics_table(self.statistics))
 
     def save_pictures(self, folder: Path) -> None:
@@ -131,7 +131,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
 
 
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:
-    """What ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
+    """Read what ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
 
     Raises
     ------

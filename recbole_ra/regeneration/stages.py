@@ -35,7 +35,7 @@ from recbole_ra.training.stage import HISTORY, train_stage
 from recbole_ra.training.trainer import RaTrainer
 
 DEV_SHARE = 0.05
-"""Share of the training users whose pairs select the regenerator's epoch; METHOD 7: released has none."""
+"""Share of the training users whose pairs select the regenerator's epoch; none in the released code."""
 
 
 def source_windows(run: Run, sequences: SequenceTable) -> SequenceTable:
@@ -46,7 +46,7 @@ def source_windows(run: Run, sequences: SequenceTable) -> SequenceTable:
 
 
 class RegeneratorStages:
-    """Three stages, each trained or reused only when its result is asked for.
+    """The stages teacher, regenerator and decoded, each made or reused when its result is needed.
 
     Nothing here sees more than the training part of each user, not even the data set's item ids,
     which depend on the rest: what is made does not change with validation or test items.
@@ -66,7 +66,7 @@ class RegeneratorStages:
         self.max_length = run.config["MAX_ITEM_LIST_LENGTH"]
 
     def _identity(self, model: str) -> dict[str, Any]:
-        """What a checkpoint of here is tied to."""
+        """Return what a checkpoint of these stages is tied to."""
         return {
             "model": model,
             "vocabulary": self.items.digest(),
@@ -117,7 +117,7 @@ class RegeneratorStages:
         )
 
     def build(self) -> DR4SR:
-        """The untrained regenerator that the settings describe."""
+        """Build the regenerator that the settings describe, untrained."""
         settings = self.settings
         network = Regenerator(
             n_items=len(self.items),
@@ -210,12 +210,12 @@ class RegeneratorStages:
     # Decoding
 
     def decoded(self) -> Decoded:
-        """Every source decoded once per latent space, with the data set's item ids."""
+        """Decode every source once per latent space; item ids are the data set's."""
         numbered = self._decoded()
         return dataclasses.replace(numbered, items=self.items.ids[numbered.items].astype(np.int32))
 
     def _decoded(self) -> Decoded:
-        """The same with the numbers of the training items, filtered if fidelity is asked for."""
+        """The same with the numbers of the training items."""
         after = {"regenerator": digest(self.regenerator_content)}
         if self.settings.fidelity_rank:
             after["teacher"] = digest(self.teacher_content)
@@ -235,7 +235,7 @@ class RegeneratorStages:
     def _decode(self, network: Regenerator, folder: Path) -> Decoded:
         """Decode every source; finished blocks of an interrupted run in the folder are taken over."""
         run, config, settings = self.run, self.run.config, self.settings
-        # Asked for here, where gradients flow: it may still have to be trained.
+        # Before decoding, which runs without gradients: it may still have to be trained.
         teacher = self.teacher if settings.fidelity_rank else None
         started = perf_counter()
         decoded = regenerate_sequences(

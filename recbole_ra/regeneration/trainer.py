@@ -88,7 +88,7 @@ class RegeneratorTrainer(RaTrainer):
         return super()._train_epoch(train_data, epoch_idx, scheduled, show_progress)
 
     def _share_of_rate(self, step: int, steps: int) -> float:
-        """The learning rate at a step, as a share of the first; METHOD 7 has the released schedule."""
+        """Return the learning rate at a step as a share of the first (METHOD 7: the released schedule)."""
         period = self.epochs if self.model.settings.variant == "released" else self.epochs * steps
         return (1 + math.cos(math.pi * step / period)) / 2
 

@@ -13,7 +13,7 @@ _WIDTH = 100
 
 
 def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row a ranking protocol, one column a metric, values with four decimals.
+    """Make one row per ranking protocol, one column per metric, values with four decimals.
 
     Parameters
     ----------

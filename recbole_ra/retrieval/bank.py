@@ -24,7 +24,7 @@ from recbole_ra.training.run import Run
 
 
 def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray | None = None) -> torch.Tensor:
-    """The states of a split's rows, of all or of those named, shape [rows, D], on the CPU."""
+    """Encode a split's rows, all or those named, shape [rows, D], on the CPU."""
     recommender.eval()
     size = run.config["eval_batch_size"]
     rows = np.arange(len(split)) if rows is None else rows
@@ -43,14 +43,14 @@ def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray |
 
 @torch.no_grad()
 def encode_block(shared: tuple[Recommender, Any, Fields, torch.device], rows: IntArray) -> torch.Tensor:
-    """The states of some rows, shape [len(rows), D], on the CPU."""
+    """Encode some rows, shape [len(rows), D], on the CPU."""
     recommender, split, fields, device = shared
     interaction = cut_rows(split, rows, fields, trim=recommender.trims).to(device)
     return recommender.to(device).represent(interaction).cpu()
 
 
 def memories_of(prefixes: Prefixes) -> dict[str, Any]:
-    """Values, owners, lengths and times of (prefix, next item) rows."""
+    """Collect values, owners, lengths and times of (prefix, next item) rows."""
     facts = Queries.of(prefixes)
     times = np.full(len(prefixes), np.nan) if facts.times is None else facts.times
     return {"values": prefixes.targets, "users": facts.users, "lengths": facts.lengths, "times": times}
@@ -92,7 +92,7 @@ def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
 
 
 def build_bank(run: Run, mined: MinedPatterns, base: Recommender, states: torch.Tensor) -> MemoryBank:
-    """Memories from every training row, from mined patterns, or from both."""
+    """Build memories from every training row, from mined patterns, or from both."""
     config = run.config
     parts: list[dict[str, Any]] = []
     if config.bank.memory_source in ("enumerate", "both"):
@@ -114,13 +114,13 @@ def build_bank(run: Run, mined: MinedPatterns, base: Recommender, states: torch.
 
 
 def regenerated_of(run: Run) -> RegeneratedDataset:
-    """The regenerated training split of a run that has one."""
+    """Return the regenerated training split of a run that has one."""
     assert run.regenerated is not None, "the settings were checked: memory_data=regenerated regenerates"
     return run.regenerated
 
 
 def regenerated_memories(run: Run, base: Recommender) -> dict[str, Any]:
-    """(prefix, next item) of every regenerated row; an original that trains twice is remembered once.
+    """Make memories of every regenerated row; a repeated original is remembered once.
 
     A decoded row may hold any item of its source, so to its owner it is as late as the owner's last
     training target: no training query of the owner may see it, validation and test may (METHOD 4).
@@ -139,7 +139,7 @@ def regenerated_memories(run: Run, base: Recommender) -> dict[str, Any]:
 
 @torch.no_grad()
 def pattern_memories(run: Run, patterns: SequenceTable, base: Recommender) -> dict[str, Any]:
-    """(pattern[:-1], pattern[-1]) of every mined pattern; nobody owns them (METHOD 4)."""
+    """Make an unowned memory (pattern[:-1] → pattern[-1]) of every mined pattern (METHOD 4)."""
     rows = Prefixes(
         patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]
     )
@@ -153,7 +153,7 @@ def pattern_memories(run: Run, patterns: SequenceTable, base: Recommender) -> di
 
 
 def pattern_interaction(rows: Prefixes, fields: Fields, width: int | None) -> Interaction:
-    """RecBole's ``Interaction`` for histories that are in no data set."""
+    """Make RecBole's ``Interaction`` of histories that are in no data set."""
     return Interaction(
         {
             fields.user: torch.zeros(len(rows), dtype=torch.int64),

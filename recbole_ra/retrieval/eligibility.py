@@ -29,7 +29,7 @@ def eligible(
     Parameters
     ----------
     query_users, query_lengths : int64 arrays
-        Owner of each query and items of its prefix. The user -1 is nobody, equal to no one.
+        Owner of each query and items of its prefix. -1 means unowned.
     query_times : float array
         When the query's target happens; NaN if unknown.
     memory_users, memory_lengths : int64 arrays

@@ -87,7 +87,7 @@ def raft_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
 
 
 def build_fusion(config: RaConfig, width: int) -> Fusion:
-    """The retrieval-augmented module for states of that width."""
+    """Build the retrieval-augmented module for states of that width."""
     if width % config.raft.ram_heads:
         raise SettingsError(
             f"ram_heads={config.raft.ram_heads} does not divide {config.backbone}'s width {width}"
@@ -105,7 +105,7 @@ def build_fusion(config: RaConfig, width: int) -> Fusion:
 
 
 def training_neighbours(run: Run, recommender: RetrievalRecommender, states: Tensor) -> Retrieved:
-    """The training rows with their neighbours.
+    """Find the neighbours of the training rows.
 
     Raises
     ------

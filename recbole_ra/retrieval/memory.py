@@ -41,7 +41,7 @@ class MemoryBank:
     values : int64 array, shape [M]
         Item that followed; its vector is looked up in the item table, never stored here.
     users : int64 array, shape [M]
-        Owner of each memory; -1 is nobody (a mined pattern).
+        Owner of each memory; -1 for an unowned one (a mined pattern).
     lengths : int64 array, shape [M]
         Items of the prefix, before any window cut it: the target's position in its sequence.
     times : float64 array, shape [M]

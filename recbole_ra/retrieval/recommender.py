@@ -166,7 +166,7 @@ class RetrievalRecommender(Recommender):
         return self.retrieve(self.base.represent(interaction), queries)
 
     def represent(self, interaction: Any) -> Tensor:
-        """The fused state of each row, shape [B, D]."""
+        """Return the fused state of each row, shape [B, D]."""
         known = isinstance(interaction, Retrieved | EncodedQuery)
         query = interaction if known else self.query(interaction)
         states = query.states  # first: RecBole's models tell their item vectors as they encode
@@ -174,7 +174,7 @@ class RetrievalRecommender(Recommender):
         return self.fusion(states, self._keys[query.ids], values, query.valid)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
-        """Loss of one optimisation step, shape []."""
+        """Return the loss of one optimisation step, shape []."""
         states = self.represent(batch.query)  # first: RecBole's models tell their item vectors as they encode
         return next_item_loss(
             self.loss_type,
@@ -227,7 +227,7 @@ class RaftBatches:
 
 @dataclass
 class EncodedQuery:
-    """A query whose neighbours are known and whose state is encoded, with gradients, when asked for."""
+    """A query with known neighbours, whose state is encoded with gradients at each access."""
 
     recommender: RetrievalRecommender
     interaction: Any

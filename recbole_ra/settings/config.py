@@ -211,7 +211,7 @@ class RaConfig(Config):
         return found
 
     def without_effect(self, names: Iterable[str]) -> list[str]:
-        """Those of some settings of ours that nothing reads in this run."""
+        """Return those of some settings of ours that nothing reads in this run."""
         return sorted(
             name
             for name in set(names) & self.own.keys() - {"regenerate"}

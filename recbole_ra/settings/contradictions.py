@@ -27,14 +27,14 @@ def contradictions(config: RaConfig) -> Iterator[str]:
 
 
 def longest_decoded(config: RaConfig) -> int:
-    """Items that the regenerator has positions for; not ``decode_length``, so that it can change later."""
+    """Return how many positions the regenerator has; ``decode_length`` may then change without training."""
     return max(
         int(config["MAX_ITEM_LIST_LENGTH"]), config.patterns.window, RegenerationSettings.decode_length
     )
 
 
 def _of_regeneration(config: RaConfig) -> Iterator[str]:
-    """What is wrong with the settings of regeneration as a whole."""
+    """Check the settings of regeneration."""
     regeneration, known = config.regeneration, [origin.name.lower() for origin in Origin]
     kind = regeneration.regenerate
     if kind not in REGENERATIONS and not os.path.exists(kind):
@@ -67,7 +67,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
 
 
 def _of_memories(config: RaConfig) -> Iterator[str]:
-    """Memories that no training query may see: fine-tuning would learn nothing."""
+    """Refuse memories that no training query may see: fine-tuning would learn nothing."""
     if not config.uses_retrieval or config.bank.memory_scope != "past":
         return
     unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
@@ -78,7 +78,7 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
 
 
 def _of_loaders(config: RaConfig) -> Iterator[str]:
-    """Settings of RecBole's loader, which our own backbones do not train through."""
+    """Refuse settings of RecBole's loader, which backbones of ours do not use."""
     if config.backbone not in BACKBONES:
         return
     negatives = config.chosen.get("train_neg_sample_args")

@@ -12,7 +12,7 @@ from recbole_ra.core.errors import SettingsError
 
 
 def props_root() -> Path:
-    """The folder of default files: inside an installed package, else beside it in a clone."""
+    """Return the folder of default files: inside an installed package, else beside it in a clone."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "props"
     return inside if inside.is_dir() else package.parent / "props"

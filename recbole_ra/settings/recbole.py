@@ -219,5 +219,5 @@ def _metric(final: Mapping[str, Any]) -> Iterator[str]:
 
 
 def larger_is_better(valid_metric: str) -> bool:
-    """Whether a higher value of the metric that selects an epoch is the better one."""
+    """Return whether a higher value of the metric that selects an epoch is better."""
     return valid_metric.lower().removeprefix("masked_").partition("@")[0] not in smaller_metrics

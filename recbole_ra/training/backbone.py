@@ -38,7 +38,7 @@ class Backbone:
     key: str
 
     def recommender(self, run: Run) -> Recommender:
-        """The backbone as something whose states and item table can be used.
+        """Return the backbone as a recommender with states and an item table.
 
         Raises
         ------
@@ -85,7 +85,7 @@ def backbone_stage(run: Run) -> Backbone:
 
 
 def backbone_batches(run: Run, base: Base) -> tuple[Any, Any]:
-    """What a backbone is trained and validated on."""
+    """Return the batches that a backbone is trained and validated on."""
     batches = train_batches(run.config, run.splits, base.own, run.training)
     return batches, run.evaluation(run.splits.valid, base.trained)
 

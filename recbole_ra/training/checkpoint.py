@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 def random_state() -> dict[str, Any]:
-    """State of every global generator, as tensors and plain values."""
+    """Return the state of every global generator, as tensors and plain values."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, numbers, following = random.getstate()
     state = {

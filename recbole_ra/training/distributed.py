@@ -122,7 +122,7 @@ class DistributedTrainer(RaTrainer):
 
 
 def _gathered(own: Any) -> list[Any]:
-    """What every process has, in order of rank."""
+    """Gather what every process has, in order of rank."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, own)
     return found

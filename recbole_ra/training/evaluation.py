@@ -23,7 +23,7 @@ COUNTED_AT_ONCE = 1 << 20  # scores: 4 MB
 def ranks(
     scores: Tensor, targets: Tensor, history_row: Tensor, history_item: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rank of each target, counted from 0, among all items and among items not in the history.
+    """Rank each target, counted from 0, among all items and among items not in the history.
 
     A tie counts against the target, so that a model that scores all items alike earns nothing; RecBole's
     top-k breaks ties in an order of its own, and without ties the two agree. A target that is in
@@ -51,7 +51,7 @@ def ranks(
 
 
 def _at_least(scores: Tensor, wanted: Tensor) -> Tensor:
-    """How many of each row's scores mask its ``wanted``, shape [B, 1].
+    """Count each row's scores that reach its ``wanted``, shape [B, 1].
 
     In blocks that stay in the cache, and counted as floats, which are exact up to 2^24 and summed many
     times as fast as booleans.
@@ -120,11 +120,11 @@ class RankingEvaluator:
         self.collectors["masked"].eval_batch_collect(scores, interaction, users, targets)
 
     def ranks(self) -> dict[str, Tensor]:
-        """Rank of each target in the order in which batches came, shape [rows], for each protocol."""
+        """Return the rank of each target, in order of batches, shape [rows], for each protocol."""
         return {protocol: torch.cat(parts) for protocol, parts in self.found.items()}
 
     def result(self) -> dict[str, dict[str, float]]:
-        """Metrics of everything added, for each protocol."""
+        """Compute the metrics of everything added, for each protocol."""
         results = {}
         for protocol, rank in self.ranks().items():
             # Not through RecBole's get_data_struct: it fails on the item counts that coverage asks for.
@@ -139,7 +139,7 @@ class RankingEvaluator:
 
 
 def hits(rank: Tensor, cut: int) -> Tensor:
-    """RecBole's ``rec.topk`` of one target a row: where in the first ``cut`` it stands, then 1."""
+    """Make RecBole's ``rec.topk`` for one target per row: a 1 at its rank if below ``cut``, then a 1."""
     table = torch.zeros(len(rank), cut + 1, dtype=torch.int)
     table[:, cut] = 1
     inside = rank < cut
@@ -148,7 +148,7 @@ def hits(rank: Tensor, cut: int) -> Tensor:
 
 
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
-    """One mapping for RecBole's trainer: unmasked under RecBole's names, masked under ``masked_…``."""
+    """Join both protocols for RecBole's trainer: unmasked under RecBole's names, masked under ``masked_…``."""
     flat = dict(results["unmasked"])
     flat.update({f"masked_{name}": value for name, value in results["masked"].items()})
     return flat

@@ -32,7 +32,7 @@ class _SeededTrainDataLoader(TrainDataLoader):
 
 
 def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, train: CompactDataset) -> Any:
-    """Batches for training a backbone: of ours, or RecBole's own loader for a model of RecBole's.
+    """Make the batches that train a backbone; of a model of RecBole's, its own loader.
 
     ``train`` is the training split or what was regenerated from it; negative samples avoid what the
     user has in the original one.
@@ -44,7 +44,7 @@ def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, t
 
 
 def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> SequenceBatches:
-    """Batches of rows for a backbone of ours."""
+    """Make batches of rows for a backbone of ours."""
     return SequenceBatches(
         rows,
         batch_size=config["train_batch_size"],
@@ -124,7 +124,7 @@ class EvalBatches:
 
 
 def cut_rows(dataset: CompactDataset, rows: IntArray, fields: Fields, *, trim: bool) -> Any:
-    """RecBole's ``Interaction`` for some rows of a split."""
+    """Return RecBole's ``Interaction`` for some rows of a split."""
     interaction = dataset[rows]
     if trim:
         longest = int(interaction[fields.length].max())
@@ -133,7 +133,7 @@ def cut_rows(dataset: CompactDataset, rows: IntArray, fields: Fields, *, trim: b
 
 
 def _distinct_histories(prefixes: Prefixes) -> tuple[IntArray, IntArray]:
-    """Each item of each row's whole history once: rows and items, shape [H] each."""
+    """Collect each item of each row's whole history once: rows and items, shape [H] each."""
     table, count = prefixes.table, prefixes.position
     place = places(table.offsets[prefixes.sequence], count)
     row = np.repeat(np.arange(len(prefixes)), count)

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
-from recbole_ra.core.workers import Alone, Workers
+from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import IntArray
 from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
@@ -45,7 +45,7 @@ class Artifact:
 class Run:
     """What the stages of one run share.
 
-    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it goes on from.
+    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from.
     """
 
     config: RaConfig
@@ -54,7 +54,7 @@ class Run:
     say: Callable[[str], None]
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     start_from: Path | None = None
-    workers: Workers = field(default_factory=Alone)
+    workers: Workers = field(default_factory=OneProcess)
     regenerated: RegeneratedDataset | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Run:
         }
 
     def start_of(self, stage: str) -> Path | None:
-        """The checkpoint that a stage goes on from, if it is the one that was given one."""
+        """Return the checkpoint that a stage continues from: ``start_from`` for the last stage."""
         last = "raft" if self.config.uses_retrieval else "backbone"
         return self.start_from if stage == last else None
 
@@ -120,7 +120,7 @@ class Run:
         return self.splits.train if self.regenerated is None else self.regenerated
 
     def identity(self, model: str) -> dict[str, Any]:
-        """What a checkpoint of that model is tied to."""
+        """Return what a checkpoint of that model is tied to."""
         return {
             "model": model,
             "vocabulary": self.vocabulary,
@@ -156,7 +156,7 @@ class Run:
     def evaluation(
         self, split: Any, model: Any, query: Callable[[IntArray], Any] | None = None
     ) -> EvalBatches | None:
-        """Evaluation batches of a split for a model, or None if it is empty; see :class:`EvalBatches`."""
+        """Make the evaluation batches of a split for a model, or None if it is empty."""
         if len(split) == 0:
             return None
         trim = isinstance(model, Recommender) and model.trims
@@ -193,7 +193,7 @@ class Run:
 
     @contextlib.contextmanager
     def making(self, content: Mapping[str, Any]) -> Iterator[Artifact]:
-        """The artifact that is made from ``content``: one that is finished, or the right to make it.
+        """Yield the artifact that is made from ``content``: finished, or locked to be made here.
 
         Where another process is making the same, this waits for it, so that nothing is made twice.
         """
@@ -214,7 +214,7 @@ class Run:
         return found
 
     def start(self, artifact: Artifact, *, resume: bool | None = None) -> Path:
-        """The folder to make an artifact in; emptied unless the run is resumed."""
+        """Prepare the folder to make an artifact in; emptied unless the run is resumed."""
         keep = self.config.run.resume if resume is None else resume
         return self.store.start(artifact.stage, artifact.key, resume=keep)
 

@@ -48,7 +48,7 @@ class Base:
     own: Backbone | None
 
     def recommender(self, splits: Splits, fields: Fields) -> Recommender:
-        """The trained backbone as a recommender whose states can be used."""
+        """Return the trained backbone as a recommender with states and an item table."""
         if self.own is not None:
             return self.trained
         rows = list(range(min(len(splits.train), 64)))
@@ -93,7 +93,7 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
 
 
 def stage_config(config: RaConfig, stage: str) -> RaConfig:
-    """The settings as RecBole's trainer reads them in one stage."""
+    """Return the settings as RecBole's trainer reads them in one stage."""
     own = copy.copy(config)
     own.final_config_dict = dict(config.final_config_dict)
     if stage == "raft":

@@ -72,7 +72,7 @@ def build_trainer(
     identity: Mapping[str, Any],
     kind: type[RaTrainer] = RaTrainer,
 ) -> RaTrainer:
-    """The trainer of a stage, working in a folder; names as in :func:`train_stage`."""
+    """Build the trainer of a stage, working in a folder; names as in :func:`train_stage`."""
     return kind(
         stage_config(run.config, stage),
         model,
@@ -85,7 +85,7 @@ def build_trainer(
 
 
 def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
-    """Let the stage stand where another one stood, with what that one had selected."""
+    """Copy the checkpoints of another run, so that the stage continues from them."""
     if start is not None and not trainer.last_file.exists():
         for source, target in (
             (start.with_name("best.pt"), Path(trainer.saved_model_file)),
@@ -96,7 +96,7 @@ def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
 
 
 def fit(run: Run, trainer: RaTrainer, batches: Any, valid: Any) -> None:
-    """Train, from where the stage stands; :meth:`Run.start` emptied its folder if that is the beginning."""
+    """Train, from the last checkpoint in the folder if there is one."""
     if trainer.last_file.exists():
         trainer.resume_checkpoint(trainer.last_file)
         run.say(f"{trainer.stage}: continues after epoch {trainer.start_epoch - 1}")

@@ -37,7 +37,7 @@ CHECKPOINT = "checkpoint"  # what a callback is told besides the history's entry
 
 
 class RaTrainer(Trainer):
-    """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` where it stands.
+    """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` the state after the last epoch.
 
     Parameters
     ----------
@@ -159,11 +159,11 @@ class RaTrainer(Trainer):
         return score, result
 
     def _selected_weights(self) -> AbstractContextManager[None]:
-        """The weights that are validated and kept: the average, where there is one."""
+        """Put the weights that are validated and kept into the model: the average, where there is one."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def _entry(self, epoch: int) -> dict[str, Any]:
-        """What the history says of the epoch that has just been trained."""
+        """Return the history's entry of the epoch that has just been trained."""
         return {
             "stage": self.stage,
             "epoch": epoch,
@@ -211,7 +211,7 @@ class RaTrainer(Trainer):
         write_json(path, self.history)
 
     def _random_states(self) -> list[Any]:
-        """State of the generators of every process that trains."""
+        """Return the state of the generators of every process that trains."""
         return [random_state()]
 
     def _set_random_states(self, states: list[Any]) -> None:
@@ -239,7 +239,7 @@ class RaTrainer(Trainer):
         self._set_random_states(content["random_states"])
 
     def move(self, folder: Path) -> None:
-        """Go on in another folder, whither the files were moved."""
+        """Continue in another folder, to which the files were moved."""
         self.folder, self.saved_model_file = folder, str(folder / Path(self.saved_model_file).name)
 
     def load_best(self) -> None:
@@ -274,7 +274,7 @@ class RaTrainer(Trainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Metrics of a split: unmasked under RecBole's names, masked under ``masked_…``."""
+        """Measure a split: unmasked under RecBole's names, masked under ``masked_…``."""
         if load_best_model:
             if model_file is not None:
                 self.saved_model_file = str(model_file)
