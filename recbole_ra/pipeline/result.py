@@ -86,7 +86,7 @@ class Result:
             )
 
     def best_epochs(self, metric: str, *, bigger: bool) -> dict[str, int]:
-        """Return the selected epoch of each stage: the last of the best, as RecBole's early stopping keeps it."""
+        """Return the selected epoch of each stage: the last of the best, as early stopping keeps it."""
         best: dict[str, tuple[float, int]] = {}
         for entry in self.history:
             if metric not in entry:

@@ -148,7 +148,7 @@ def hits(rank: Tensor, cut: int) -> Tensor:
 
 
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Join both protocols for RecBole's trainer: unmasked under RecBole's names, masked under ``masked_…``."""
+    """Join both protocols: unmasked under RecBole's names, masked under ``masked_…``."""
     flat = dict(results["unmasked"])
     flat.update({f"masked_{name}": value for name, value in results["masked"].items()})
     return flat

@@ -37,7 +37,7 @@ CHECKPOINT = "checkpoint"  # what a callback is told besides the history's entry
 
 
 class RaTrainer(Trainer):
-    """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` the state after the last epoch.
+    """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` the latest state.
 
     Parameters
     ----------
