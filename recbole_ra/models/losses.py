@@ -78,7 +78,7 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int = 1) -> Tenso
 
 
 def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Compute ``-log sigmoid(positive - negative)``, the mean over the negatives of each target, shape [T]."""
+    """Compute ``-log sigmoid(positive - negative)``, the mean over a target's negatives, shape [T]."""
     margin = (states[:, None] * (table[targets][:, None] - table[negatives])).sum(-1)  # [T, S]
     return -torch.log(1e-10 + torch.sigmoid(margin)).mean(1)
 
