@@ -88,7 +88,7 @@ class Space:
         """Combinations of the values of all ``grid`` parameters; 1 if there is none."""
         return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
 
-    def bring_back(self, chosen: dict[str, Any]) -> dict[str, Any]:
+    def nearest(self, chosen: dict[str, Any]) -> dict[str, Any]:
         """Values that left their ranges or steps, as the nearest ones that a search may come to."""
         for parameter in self.parameters:
             low, high, step = parameter.low, parameter.high, parameter.step
@@ -102,7 +102,7 @@ class Space:
             chosen[parameter.name] = min(max(value, low), high)
         return chosen
 
-    def settle(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    def as_settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as settings: multiples of a step without the noise of their last digits."""
         rounded = {parameter.name for parameter in self.parameters if parameter.step is not None}
         return {name: round(chosen[name], 12) if name in rounded else chosen[name] for name in self.names}

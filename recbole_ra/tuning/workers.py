@@ -14,7 +14,7 @@ from typing import Any
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.workers import Found, Part
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require_ray
+from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require
 from recbole_ra.tuning.options import portable
 
 RETRIES = 3
@@ -30,7 +30,7 @@ def ray_workers(config: RaConfig) -> Iterator[RayWorkers]:
     SettingsError
         If there are fewer CPUs or GPUs.
     """
-    require_ray()
+    require("ray")
     with connected(config.run.address) as machine:
         yield RayWorkers(config, machine)
 

@@ -299,6 +299,6 @@ def test_values_that_left_the_space_are_brought_back() -> None:
         "source": Parameter("source", "choice", values=("a", "b")),
     }
     space = Space(Path("x.yaml"), tuple(kinds.values()))
-    back = space.bring_back({"alpha": 1.08, "beta": 0.9, "n_neighbors": 58.8, "source": "b"})
+    back = space.nearest({"alpha": 1.08, "beta": 0.9, "n_neighbors": 58.8, "source": "b"})
     assert back == {"alpha": 0.9, "beta": 1.0, "n_neighbors": 49, "source": "b"}
     assert all(kinds[name].holds(value) for name, value in back.items())
