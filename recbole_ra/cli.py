@@ -10,22 +10,12 @@ import dataclasses
 import inspect
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
-
-PATHS = (
-    "backbone_checkpoint",
-    "regenerator_checkpoint",
-    "regenerate",
-    "export_dir",
-    "out",
-    "space",
-    "sweep_dir",
-    "address",
-)
+from recbole_ra.core.setting import Setting, declared
 
 USAGE = """\
 usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=value ...]
@@ -35,6 +25,7 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
 
 Trains, selects on validation, and tests once. Every setting of RecBole and of ours is --key=value;
 --key alone means true. Later config files win over earlier ones, the command line over all.
+--help=all lists every setting.
 """
 
 
@@ -42,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        asks = not words or words[0] == "help" or bool({"-h", "--help"} & set(words))
+        asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
         if asks and words[:1] != ["prepare"]:
-            print(help_text())
+            print(help_text(everything="--help=all" in words))
             return 0
         if words[0] == "--version":
             from recbole_ra import __version__
@@ -109,15 +100,15 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     """
     from recbole_ra.models.registry import REGENERATOR
 
-    settings, _ = parse_settings(words)
-    if not isinstance(settings.get("out"), str) or not settings["out"]:
+    renamed = ["--export_dir" + word[5:] if word.partition("=")[0] == "--out" else word for word in words]
+    settings, _ = parse_settings(renamed)
+    if settings.get("export_dir") is None:
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
     if "model" in settings:
         raise SettingsError(
             "regenerate: --model is not taken; to train a model on regenerated data, use "
             "--model=NAME --regenerate=dr4sr"
         )
-    renamed = ["--export_dir" + word[5:] if word.partition("=")[0] == "--out" else word for word in words]
     return [f"--model={REGENERATOR}", *renamed]
 
 
@@ -134,8 +125,9 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     SettingsError
         If a word is no setting, or a key is given twice with different values.
     """
-    from recbole_ra.settings.config import parse_value
+    from recbole_ra.settings.files import parse_value
 
+    texts = {name for name, about in every_setting().items() if about.is_text}
     settings: dict[str, Any] = {}
     files: list[str] = []
     rest = list(words)
@@ -154,7 +146,7 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             files.extend(text.replace(",", " ").split())
             continue
         value = parse_value(text) if equals else True
-        if key in ("model", "dataset", "data_path", "output_dir", "checkpoint_dir", *PATHS):
+        if key in texts:
             value = text or None
         if key in settings and settings[key] != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
@@ -211,10 +203,23 @@ def _pair(part: str) -> tuple[str, str]:
     return role, column
 
 
-def help_text() -> str:
-    """Usage, models, data sets, and our settings with their defaults."""
-    from recbole_ra.settings.config import available_backbones, props_root, read_yaml
+def every_setting() -> dict[str, Setting]:
+    """Everything that is declared: settings of ours, of each backbone, of sweeps, and some of RecBole's."""
+    from recbole_ra.models.registry import BACKBONES
     from recbole_ra.settings.declared import OUR_SETTINGS
+    from recbole_ra.settings.recbole import RECBOLE
+    from recbole_ra.tuning.options import TuneSettings
+
+    classes = (TuneSettings, *(backbone.Settings for backbone in BACKBONES.values()), *OUR_SETTINGS)
+    return {**RECBOLE, **{name: about for cls in classes for name, about in declared(cls).items()}}
+
+
+def help_text(*, everything: bool) -> str:
+    """Usage, models, data sets, and settings with their defaults: the common ones, or all."""
+    from recbole_ra.models.registry import BACKBONES, available_backbones
+    from recbole_ra.settings.config import RaConfig
+    from recbole_ra.settings.declared import OUR_SETTINGS
+    from recbole_ra.settings.files import props_root, read_yaml
     from recbole_ra.tuning.options import TuneSettings
 
     lines = [USAGE]
@@ -223,17 +228,40 @@ def help_text() -> str:
     lines.append("\nand DR4SR, which makes a regenerated data set (the same as the command regenerate)")
     lines.append("\ndata sets with settings of their own (any other folder of atomic files works too)")
     lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
-    for settings in (*OUR_SETTINGS, TuneSettings):
-        lines.append(f"\n{(settings.__doc__ or '').strip().splitlines()[0]}")
-        for field in dataclasses.fields(settings):
-            choices = field.metadata.get("choices")
-            doc = field.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
-            lines.append(f"  --{field.name}={_shown(field.default)}\n        {doc}")
-    lines.append("\nRecBole's settings with other defaults than RecBole's")
-    lines.extend(
-        f"  --{key}={_shown(value)}" for key, value in read_yaml(props_root() / "overall.yaml").items()
-    )
+    for cls in (*OUR_SETTINGS, TuneSettings):
+        shown = [about for about in declared(cls).values() if everything or not about.expert]
+        lines.extend(_section((cls.__doc__ or "").strip().splitlines()[0], shown))
+    if not everything:
+        lines.append("\nRecBole's settings with other defaults than RecBole's")
+        lines.extend(
+            f"  --{key}={_shown(value)}" for key, value in read_yaml(props_root() / "overall.yaml").items()
+        )
+        return "\n".join(lines)
+    shown_before: set[str] = set()
+    for name, backbone in BACKBONES.items():
+        own = declared(backbone.Settings)
+        new = [about for key, about in own.items() if key not in shown_before]
+        lines.extend(
+            _section(f"Architecture of {name}{', beside those above' if len(new) < len(own) else ''}.", new)
+        )
+        shown_before |= own.keys()
+    config = RaConfig("SASRec", "ml-100k")
+    for category, names in config.parameters.items():
+        known = [dataclasses.replace(config.about(name), name=name, default=config[name]) for name in names]
+        lines.extend(_section(f"RecBole's settings: {category.lower()} (recbole.io explains them).", known))
     return "\n".join(lines)
+
+
+def _section(title: str, settings: Iterable[Setting]) -> Iterator[str]:
+    """Settings with their defaults, below a title; nothing if there are none."""
+    settings = list(settings)
+    if settings:
+        yield f"\n{title}"
+    for about in settings:
+        yield f"  --{about.name}={_shown(about.default)}"
+        choices = f" ({' | '.join(about.choices)})" if about.choices else ""
+        if about.help:
+            yield f"        {about.help}{choices}"
 
 
 def _shown(value: Any) -> str:

@@ -204,7 +204,7 @@ def test_a_run_ends_in_a_table(data: Callable[[str], Path], capsys: pytest.Captu
 QUICK = ["--epochs=1", "--hidden_size=16", "--inner_size=16", "--use_gpu=false"]
 QUICK_REGENERATION = [
     *QUICK,
-    *("--teacher_epochs=1", "--regenerator_epochs=1", "--regenerator_width=16", "--regenerator_layers=1"),
+    *("--teacher_epochs=1", "--regenerator_epochs=3", "--regenerator_width=16"),
 ]
 
 

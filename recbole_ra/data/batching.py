@@ -69,6 +69,8 @@ class TrainBatch:
         an order of its own; empty if the model does not ask for it.
     positive_order : int64, shape [T]
         Where the positive of each target stands among the positives' states.
+    weights : float32, shape [T], optional
+        Of each target in the loss; by default all are 1.
     """
 
     groups: list[LengthGroup]
@@ -76,6 +78,7 @@ class TrainBatch:
     rows: Tensor
     positives: list[LengthGroup] = field(default_factory=list)
     positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """Move every tensor to a device."""
@@ -85,6 +88,7 @@ class TrainBatch:
             self.rows.to(device),
             [group.to(device) for group in self.positives],
             self.positive_order.to(device),
+            None if self.weights is None else self.weights.to(device),
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_ra.data.batching import LengthGroup, TrainBatch
-from recbole_ra.models.losses import bpr, full_softmax
+from recbole_ra.models.losses import next_item_loss
 
 
 class Backbone(nn.Module):
@@ -49,9 +49,12 @@ class CausalBackbone(Backbone):
 
     causal = True
 
-    def __init__(self, n_items: int, max_length: int, width: int, loss_type: str) -> None:
+    def __init__(
+        self, n_items: int, max_length: int, width: int, loss_type: str, n_negatives: int = 1
+    ) -> None:
         super().__init__(n_items, max_length, width)
         self.loss_type = loss_type
+        self.n_negatives = n_negatives
 
     def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P]."""
@@ -69,13 +72,17 @@ class CausalBackbone(Backbone):
         """The states at the marked places of the groups, one group after another, shape [T, D]."""
         return torch.cat([self.encode(g.items, g.at).flatten(0, 1)[g.slot] for g in groups])
 
-    def recommendation_loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the catalogue, or BPR with one uniform negative a target."""
-        if self.loss_type == "CE":
-            return full_softmax(states, self.item_table, targets)
-        negatives = torch.randint(1, self.n_items - 1, targets.shape, device=targets.device)
-        return bpr(states, self.item_table, targets, negatives + (negatives >= targets))
+    def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
+        """The loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""
+        return next_item_loss(
+            self.loss_type,
+            states,
+            self.item_table,
+            batch.targets,
+            weights=batch.weights,
+            n_negatives=self.n_negatives,
+        )
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Loss of one optimisation step, shape []."""
-        return self.recommendation_loss(self.target_states(batch), batch.targets)
+        return self.recommendation_loss(self.target_states(batch), batch)

@@ -23,9 +23,19 @@ class DuoRecSettings(SASRecSettings):
     against the state itself), ``su`` (supervised view against the state itself) or ``none``.
     """
 
-    contrast: str = setting("us_x", "views that are contrasted", choices=("us_x", "us", "su", "none"))
-    lmd: float = setting(0.1, "weight of the contrastive term", low=0)
-    tau: float = setting(1.0, "its temperature", low=1e-6)
+    contrast: str = setting(
+        "us_x",
+        "views that are contrasted",
+        choices=("us_x", "us", "su", "none"),
+        shapes="backbone",
+        expert=True,
+    )
+    lmd: float = setting(
+        0.1, "weight of the contrastive term", low=0, shapes="backbone", while_training=True, expert=True
+    )
+    tau: float = setting(
+        1.0, "its temperature", low=1e-6, shapes="backbone", while_training=True, expert=True
+    )
 
 
 class DuoRec(SASRec):
@@ -47,7 +57,7 @@ class DuoRec(SASRec):
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Loss of one optimisation step, shape []."""
         states = self.target_states(batch)
-        loss = self.recommendation_loss(states, batch.targets)
+        loss = self.recommendation_loss(states, batch)
         if self.contrast == "none" or self.lmd == 0:
             return loss
         one = self.target_states(batch) if self.contrast in ("us_x", "us") else states

@@ -1,6 +1,6 @@
-"""Losses over the full catalogue.
+"""Losses of next-item prediction, and the contrastive loss.
 
-Shapes: ``T`` targets, ``D`` width, ``N`` items.
+Shapes: ``T`` targets, ``S`` negatives per target, ``D`` width, ``N`` items.
 """
 
 from __future__ import annotations
@@ -17,6 +17,79 @@ CPU_CHUNK_ELEMENTS = 1 << 20
 GPU_CHUNK_ELEMENTS = 1 << 28
 
 
+LOSSES = ("CE", "BPR", "BCE")
+"""Cross-entropy over the catalogue, and two losses that compare with sampled negatives."""
+
+
+def next_item_loss(
+    kind: str,
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    weights: Tensor | None = None,
+    n_negatives: int = 1,
+) -> Tensor:
+    """Loss of predicting the next items: the mean over targets of weight times loss.
+
+    Parameters
+    ----------
+    kind : {"CE", "BPR", "BCE"}
+        ``CE``: cross-entropy over the full catalogue (METHOD 0). ``BPR``: Bayesian personalised ranking
+        (Rendle et al. 2009), as RecBole's ``BPRLoss``. ``BCE``: binary cross-entropy of the target against
+        sampled negatives (SASRec, eq. 7).
+    states : Tensor, shape [T, D]
+    table : Tensor, shape [N, D]
+        The item table; row 0 (padding) takes part in ``CE``, as in RecBole, and is never a negative.
+    targets : int64 Tensor, shape [T]
+    bias : Tensor, shape [N], optional
+        Constant part of each item's score.
+    weights : Tensor, shape [T], optional
+        Of the targets; gradients reach them.
+    n_negatives : int
+        Uniform items other than the target that ``BPR`` and ``BCE`` compare each target with; drawn from
+        torch's global generator.
+
+    Returns
+    -------
+    Tensor, shape []
+    """
+    if bias is not None:
+        states = torch.cat([states, states.new_ones(len(states), 1)], 1)
+        table = torch.cat([table, bias[:, None]], 1)
+    if kind == "CE":
+        return full_softmax(states, table, targets, weights)
+    negatives = draw_negatives(targets, len(table), n_negatives)
+    if kind == "BPR":
+        losses = bpr(states, table, targets, negatives)
+    elif kind == "BCE":
+        losses = bce(states, table, targets, negatives)
+    else:
+        raise ValueError(f"loss {kind!r} must be one of {', '.join(LOSSES)}")
+    return (losses if weights is None else weights * losses).mean()
+
+
+def draw_negatives(targets: Tensor, n_items: int, n_negatives: int = 1) -> Tensor:
+    """Draw uniform items other than the target, int64 [T, S]; ``n_items`` counts padding and is above 2."""
+    shape = (len(targets), n_negatives)
+    drawn = torch.randint(1, n_items - 1, shape, device=targets.device)
+    return drawn + (drawn >= targets[:, None])
+
+
+def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """``-log sigmoid(positive - negative)``, the mean over negatives [T, S] of each target, shape [T]."""
+    margin = (states[:, None] * (table[targets][:, None] - table[negatives])).sum(-1)  # [T, S]
+    return -torch.log(1e-10 + torch.sigmoid(margin)).mean(1)
+
+
+def bce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` over negatives [T, S], shape [T]."""
+    positive = (states * table[targets]).sum(-1)
+    negative = (states[:, None] * table[negatives]).sum(-1)  # [T, S]
+    return F.softplus(-positive) + F.softplus(negative).sum(1)
+
+
 class _FusedSoftmax(torch.autograd.Function):
     """Cross-entropy of ``states @ table.T`` that never holds all logits.
 
@@ -26,13 +99,21 @@ class _FusedSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, skip_diagonal: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        weights: Tensor | None,
+        targets: Tensor,
+        skip_diagonal: bool,
+    ) -> Tensor:
         n_targets, n_items = len(states), len(table)
         budget = CPU_CHUNK_ELEMENTS if states.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         chunk = max(16, budget // n_items)
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
-        loss = states.new_zeros((), dtype=torch.float64)
+        losses = None if weights is None else torch.empty_like(weights)
+        total = states.new_zeros((), dtype=torch.float64)
         # One room for all chunks: logits, then probabilities, then the loss's slope.
         room = states.new_empty(min(chunk, n_targets), n_items)
         for first in range(0, n_targets, chunk):
@@ -44,83 +125,69 @@ class _FusedSoftmax(torch.autograd.Function):
             largest, logit = slope.amax(1), slope.gather(1, wanted).squeeze(1)
             torch.softmax(slope, 1, out=slope)
             # The largest probability is exp(0) over the normaliser, so the exponentials are made once.
-            loss += (largest - slope.amax(1).log() - logit).sum(dtype=torch.float64)
+            cost = largest - slope.amax(1).log() - logit
             slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+            if weights is not None and losses is not None:
+                losses[first : first + chunk] = cost
+                cost = cost * weights[first : first + chunk]
+                slope.mul_(weights[first : first + chunk, None])
+            total += cost.sum(dtype=torch.float64)
             if grad_states is not None:
                 torch.mm(slope, table, out=grad_states[first : first + chunk])
             if grad_table is not None:
                 grad_table.addmm_(slope.T, part)
-        ctx.save_for_backward(grad_states, grad_table, states, table, targets)
+        ctx.save_for_backward(grad_states, grad_table, losses, states, table, weights, targets)
         ctx.skip_diagonal = skip_diagonal
-        return (loss / n_targets).to(states.dtype)
+        return (total / n_targets).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_states, grad_table, states, table, targets = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_table, losses, states, table, weights, targets = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             # Aliases: where one input was made from the other, only its own part is wanted here.
-            aliases = states.view_as(states), table.view_as(table)
-            loss = _plain_softmax_loss(*aliases, targets, skip_diagonal=ctx.skip_diagonal)
-            wanted = [
-                alias
-                for alias, saved in zip(aliases, (grad_states, grad_table), strict=True)
-                if saved is not None
-            ]
+            states, table = states.view_as(states), table.view_as(table)
+            weights = None if weights is None else weights.view_as(weights)
+            loss = _plain_softmax_loss(states, table, weights, targets, skip_diagonal=ctx.skip_diagonal)
+            wanted = [x for x, need in zip((states, table, weights), needed, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-            return (
-                (None if grad_states is None else next(found)),
-                (None if grad_table is None else next(found)),
-                None,
-                None,
-            )
+            return *(next(found) if need else None for need in needed), None, None
         scale = grad / len(states)
-        return (
-            None if grad_states is None else grad_states * scale,
-            None if grad_table is None else grad_table * scale,
-            None,
-            None,
-        )
+        parts = (grad_states, grad_table, losses)
+        return *(part * scale if need else None for part, need in zip(parts, needed, strict=True)), None, None
 
 
-def _plain_softmax_loss(states: Tensor, table: Tensor, targets: Tensor, *, skip_diagonal: bool) -> Tensor:
+def _plain_softmax_loss(
+    states: Tensor, table: Tensor, weights: Tensor | None, targets: Tensor, *, skip_diagonal: bool
+) -> Tensor:
     logits = states @ table.T
     if skip_diagonal:
         logits = logits.masked_fill(
             torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
         )
-    return F.cross_entropy(logits, targets)
+    if weights is None:
+        return F.cross_entropy(logits, targets)
+    return (weights * F.cross_entropy(logits, targets, reduction="none")).mean()
 
 
-def _softmax_loss(states: Tensor, table: Tensor, targets: Tensor, *, skip_diagonal: bool) -> Tensor:
+def _softmax_loss(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    skip_diagonal: bool = False,
+) -> Tensor:
     if torch.is_autocast_enabled(states.device.type) or not torch.is_grad_enabled():
-        return _plain_softmax_loss(states, table, targets, skip_diagonal=skip_diagonal)
-    return _FusedSoftmax.apply(states, table, targets, skip_diagonal)  # type: ignore[no-untyped-call]
+        return _plain_softmax_loss(states, table, weights, targets, skip_diagonal=skip_diagonal)
+    return _FusedSoftmax.apply(  # type: ignore[no-untyped-call]
+        states, table, weights, targets, skip_diagonal
+    )
 
 
-def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the full catalogue (METHOD 0).
-
-    Parameters
-    ----------
-    states : Tensor, shape [T, D]
-    table : Tensor, shape [N, D]
-        The item table; row 0 (padding) takes part, as in RecBole.
-    targets : int64 Tensor, shape [T]
-
-    Returns
-    -------
-    Tensor, shape []
-    """
-    return _softmax_loss(states, table, targets, skip_diagonal=False)
-
-
-def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Bayesian personalised ranking (Rendle et al. 2009), RecBole's ``BPRLoss``.
-
-    ``negatives``, shape [T], is another item for each target.
-    """
-    margin = (states * (table[targets] - table[negatives])).sum(-1)
-    return -torch.log(1e-10 + torch.sigmoid(margin)).mean()
+def full_softmax(states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over targets of weight times cross-entropy; shapes as in :func:`next_item_loss`."""
+    return _softmax_loss(states, table, targets, weights)
 
 
 def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:

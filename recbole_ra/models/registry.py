@@ -22,6 +22,11 @@ REGENERATOR = "DR4SR"
 """The model that makes a regenerated data set and ranks nothing; it starts from SASRec's item vectors."""
 
 
+def available_backbones() -> list[str]:
+    """Every backbone that ``--model`` takes, alone or with ``Ra`` before it."""
+    return [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]
+
+
 def backbone_name(model: str) -> str:
     """The backbone that a model name stands for: ``RaGRU4Rec`` -> ``GRU4Rec``.
 
@@ -32,7 +37,7 @@ def backbone_name(model: str) -> str:
     """
     if model == REGENERATOR:
         return "SASRec"
-    known = [*BACKBONES, *SEQUENTIAL_MODELS_OF_RECBOLE]
+    known = available_backbones()
     for name in (model, model.removeprefix("Ra")):
         if name in known:
             return name

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_ra.core.setting import setting
 from recbole_ra.models.backbone import CausalBackbone
 from recbole_ra.models.dropout import Dropout
+from recbole_ra.models.losses import LOSSES
 from recbole_ra.models.transformer import TransformerEncoder
 
 
@@ -17,15 +18,48 @@ from recbole_ra.models.transformer import TransformerEncoder
 class SASRecSettings:
     """Architecture of SASRec; names and defaults are RecBole's."""
 
-    n_layers: int = setting(2, "blocks of self-attention and feed-forward", low=1)
-    n_heads: int = setting(2, "attention heads", low=1)
-    hidden_size: int = setting(64, "width of states and item vectors", low=1)
-    inner_size: int = setting(256, "width inside the feed-forward networks", low=1)
-    hidden_dropout_prob: float = setting(0.5, "dropout of embeddings and blocks", low=0, high=1)
-    attn_dropout_prob: float = setting(0.5, "dropout of attention weights", low=0, high=1)
-    layer_norm_eps: float = setting(1e-12, "added to the variance in LayerNorm", low=0)
-    initializer_range: float = setting(0.02, "standard deviation of initial weights", low=0)
-    loss_type: str = setting("CE", "cross-entropy over the catalogue, or BPR", choices=("CE", "BPR"))
+    n_layers: int = setting(
+        2, "blocks of self-attention and feed-forward", low=1, shapes="backbone", expert=True
+    )
+    n_heads: int = setting(2, "attention heads", low=1, shapes="backbone", expert=True)
+    hidden_size: int = setting(64, "width of states and item vectors", low=1, shapes="backbone", expert=True)
+    inner_size: int = setting(
+        256, "width inside the feed-forward networks", low=1, shapes="backbone", expert=True
+    )
+    hidden_dropout_prob: float = setting(
+        0.5,
+        "dropout of embeddings and blocks",
+        low=0,
+        high=1,
+        shapes="backbone",
+        while_training=True,
+        expert=True,
+    )
+    attn_dropout_prob: float = setting(
+        0.5,
+        "dropout of attention weights",
+        low=0,
+        high=1,
+        shapes="backbone",
+        while_training=True,
+        expert=True,
+    )
+    layer_norm_eps: float = setting(
+        1e-12, "added to the variance in LayerNorm", low=0, shapes="backbone", expert=True
+    )
+    initializer_range: float = setting(
+        0.02, "standard deviation of initial weights", low=0, shapes="backbone", expert=True
+    )
+    loss_type: str = setting(
+        "CE",
+        "cross-entropy over the catalogue, or BPR or BCE with sampled negatives",
+        choices=LOSSES,
+        shapes="backbone raft",
+        expert=True,
+    )
+    n_negatives: int = setting(
+        1, "items that BPR and BCE compare a target with", low=1, shapes="backbone raft", expert=True
+    )
 
 
 class SASRec(CausalBackbone):
@@ -43,7 +77,7 @@ class SASRec(CausalBackbone):
     Settings = SASRecSettings
 
     def __init__(self, n_items: int, max_length: int, settings: SASRecSettings) -> None:
-        super().__init__(n_items, max_length, settings.hidden_size, settings.loss_type)
+        super().__init__(n_items, max_length, settings.hidden_size, settings.loss_type, settings.n_negatives)
         width = settings.hidden_size
         self.item_embedding = nn.Embedding(n_items, width, padding_idx=0)
         self.position_embedding = nn.Embedding(max_length, width)

@@ -130,6 +130,9 @@ def _rows(table: SequenceTable, rows: IntArray) -> Tensor:
     return torch.from_numpy(gather_windows(table.items, start, table.offsets[rows + 1] - start))
 
 
-def annealed(step: int, start: float = 1.0, rate: float = 0.995, least: float = 0.1) -> float:
-    """Temperature of the Gumbel softmax: times ``rate`` a step, never below ``least`` (METHOD 1.3)."""
-    return max(least, start * rate**step)
+LEAST_TAU = 0.1
+
+
+def annealed(step: int) -> float:
+    """Temperature of the Gumbel softmax: from 1, times .995 per step, to :data:`LEAST_TAU` (METHOD 1.3)."""
+    return max(LEAST_TAU, 0.995**step)

@@ -27,7 +27,7 @@ from recbole_ra.regeneration.network import Regenerator
 BLOCK = 1024
 """Sources whose coins are drawn together and whose result is one file."""
 
-HYBRIDS = ("coin", "released")
+VARIANTS = ("paper", "released")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def regenerate_sequences(
     gamma: float = 0.5,
     max_tokens: int = 25,
     seed: int,
-    hybrid: str = "coin",
+    variant: str = "paper",
     batch_size: int = 128,
     folder: Path | None = None,
     device: torch.device | str | None = None,
@@ -116,8 +116,8 @@ def regenerate_sequences(
         Most items of a decoded row.
     seed : int
         Of the coins.
-    hybrid : str
-        ``"coin"``, or ``"released"``: the first two steps take items of the source, all later ones
+    variant : str
+        ``"paper"``, or ``"released"``: the first two steps take items of the source, all later ones
         any item, whatever ``gamma`` (METHOD 7).
     batch_size : int
         Sources decoded together; beyond some hundreds their states no longer fit a CPU's cache.
@@ -141,7 +141,7 @@ def regenerate_sequences(
     SettingsError
         If a setting is out of range.
     """
-    _check(model, gamma, max_tokens, hybrid)
+    _check(model, gamma, max_tokens, variant)
     device = next(model.parameters()).device if device is None else device
     model.to(device)
     longest, known = int(sources.lengths.max(initial=0)), model.source_positions.num_embeddings
@@ -151,7 +151,7 @@ def regenerate_sequences(
     parts: list[tuple[NDArray[np.int32], IntArray] | None] = [None] * len(blocks)
     key = ""
     if folder is not None:
-        key = _identity(model, sources, gamma, max_tokens, seed, hybrid)
+        key = _identity(model, sources, gamma, max_tokens, seed, variant)
         parts = [_read_block(_block_file(folder, number), key) for number in range(len(blocks))]
     with tqdm(
         total=len(sources),
@@ -164,7 +164,7 @@ def regenerate_sequences(
         file=sys.stderr,
     ) as bar:
         missing = [number for number, part in enumerate(parts) if part is None]
-        shared = _Task(model, sources, gamma, max_tokens, seed, hybrid, batch_size, torch.device(device))
+        shared = _Task(model, sources, gamma, max_tokens, seed, variant, batch_size, torch.device(device))
         found = (workers or Alone()).map(decode_block, shared, [(n, blocks[n]) for n in missing])
         for number, part in zip(missing, found, strict=True):
             if folder is not None:
@@ -191,7 +191,7 @@ def draw_coins(
     n_latents: int,
     max_tokens: int,
     gamma: float,
-    hybrid: str = "coin",
+    variant: str = "paper",
 ) -> NDArray[np.bool_]:
     """Which steps of a block are generative, bool [sources, P, T].
 
@@ -199,7 +199,7 @@ def draw_coins(
     on how many sources follow it.
     """
     shape = n_sources, n_latents, max_tokens
-    if hybrid == "released":
+    if variant == "released":
         return np.broadcast_to(np.arange(max_tokens) >= 2, shape)
     coins: NDArray[np.bool_] = stream(seed, "coins", block).random(shape) < gamma
     return coins
@@ -214,7 +214,7 @@ class _Task:
     gamma: float
     max_tokens: int
     seed: int
-    hybrid: str
+    variant: str
     batch_size: int
     device: torch.device
 
@@ -224,7 +224,7 @@ def decode_block(task: _Task, block: tuple[int, IntArray]) -> tuple[NDArray[np.i
     number, rows = block
     model, sources = task.model.to(task.device), task.sources
     coins = draw_coins(
-        task.seed, number, len(rows), model.n_latents, task.max_tokens, task.gamma, task.hybrid
+        task.seed, number, len(rows), model.n_latents, task.max_tokens, task.gamma, task.variant
     )
     tokens = np.zeros(coins.shape, dtype=np.int32)
     lengths = sources.lengths[rows]
@@ -238,11 +238,11 @@ def decode_block(task: _Task, block: tuple[int, IntArray]) -> tuple[NDArray[np.i
     return tokens[tokens > 0], np.count_nonzero(tokens, axis=2).reshape(-1)
 
 
-def _check(model: Regenerator, gamma: float, max_tokens: int, hybrid: str) -> None:
+def _check(model: Regenerator, gamma: float, max_tokens: int, variant: str) -> None:
     if not 0 <= gamma <= 1:
         raise SettingsError(f"gamma={gamma} is no probability; use a number between 0 and 1")
-    if hybrid not in HYBRIDS:
-        raise SettingsError(f"hybrid={hybrid!r} must be one of {', '.join(HYBRIDS)}")
+    if variant not in VARIANTS:
+        raise SettingsError(f"variant={variant!r} must be one of {', '.join(VARIANTS)}")
     most = model.target_positions.num_embeddings
     if not 1 <= max_tokens <= most:
         raise SettingsError(
@@ -251,11 +251,11 @@ def _check(model: Regenerator, gamma: float, max_tokens: int, hybrid: str) -> No
 
 
 def _identity(
-    model: Regenerator, sources: SequenceTable, gamma: float, max_tokens: int, seed: int, hybrid: str
+    model: Regenerator, sources: SequenceTable, gamma: float, max_tokens: int, seed: int, variant: str
 ) -> str:
     """Digest of everything that decides what is decoded."""
     weights = [tensor.detach().cpu().numpy().tobytes() for tensor in model.state_dict().values()]
-    settings = repr((model.n_heads, BLOCK, float(gamma), max_tokens, seed, hybrid))
+    settings = repr((model.n_heads, BLOCK, float(gamma), max_tokens, seed, variant))
     return digest_bytes(sources.fingerprint().encode(), settings.encode(), *weights)
 
 

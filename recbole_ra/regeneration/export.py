@@ -19,15 +19,6 @@ from recbole_ra.regeneration.files import (
 from recbole_ra.regeneration.stage import MANIFEST, Regenerated, user_tokens
 from recbole_ra.training.run import Run
 
-# Settings, beside those of regeneration, that decide what an exported data set holds.
-DATA_SETTINGS = (
-    "MAX_ITEM_LIST_LENGTH",
-    "user_inter_num_interval",
-    "item_inter_num_interval",
-    "val_interval",
-    "eval_args",
-)
-
 
 def check_exportable(run: Run) -> None:
     """Refuse, before anything is trained, a data set that cannot be written.
@@ -123,7 +114,7 @@ def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapp
                     "dataset": run.config.dataset,
                     "fingerprint": run.fingerprint,
                     "training_part": run.training_part.digest,
-                    "data_settings": {name: run.config[name] for name in DATA_SETTINGS},
+                    "chosen": {name: str(value) for name, value in run.config.chosen.items()},
                     "seed": run.config.seed_value,
                     "versions": dict(versions),
                     "files": files,

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 
 from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import digest
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
 from recbole_ra.training.run import Run
@@ -44,6 +45,11 @@ class MinedPatterns:
                 "do without patterns (memory_source=enumerate, regenerate=none)"
             )
         return mined
+
+    @property
+    def key(self) -> str:
+        """The key of the stage ``patterns``."""
+        return digest(self.run.content("patterns"))
 
     @functools.cached_property
     def table(self) -> SequenceTable:

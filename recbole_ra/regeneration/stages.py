@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import digest, digest_bytes
+from recbole_ra.core.files import digest
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.prefixes import Prefixes
 from recbole_ra.data.table import SequenceTable
@@ -30,24 +30,13 @@ from recbole_ra.regeneration.trainer import DR4SR, RegeneratorTrainer
 from recbole_ra.settings.contradictions import longest_decoded
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.loaders import sequence_batches
-from recbole_ra.training.run import STAGE_VERSIONS, Run
+from recbole_ra.training.run import Run
 from recbole_ra.training.setup import OPTIMISER, seed_everything, stage_config
 from recbole_ra.training.stage import HISTORY, train_stage
 from recbole_ra.training.trainer import RaTrainer
 
-# Settings by the first letters of their names, and the stage whose result they shape.
-SHAPES_REGENERATOR = (
-    "regenerator_",
-    "gumbel_",
-    "entropy_",
-    "balance_",
-    "pairs_",
-    "n_latents",
-    "diversity",
-    "encoder_mask",
-)
-NOT_IN_THE_SHAPES = ("regenerator_heads", "encoder_mask")  # of the weights: another value loads, and is wrong
-SHAPES_DECODING = ("gamma", "hybrid", "decode_length", "fidelity_rank")
+DEV_SHARE = 0.05
+"""Share of the training users whose pairs select the regenerator's epoch; METHOD 7: released has none."""
 
 
 def source_windows(run: Run, sequences: SequenceTable) -> SequenceTable:
@@ -73,14 +62,9 @@ class RegeneratorStages:
         self.run = run
         self.items = run.training_part.items
         self.sources = source_windows(run, run.training_part.numbered)
-        self.patterns = mined.patterns
+        self.mined = mined
         self.settings = run.config.regeneration
         self.max_length = run.config["MAX_ITEM_LIST_LENGTH"]
-        self._training_part = {
-            "data": run.training_part.digest,
-            "seed": run.config.seed_value,
-            "max_length": self.max_length,
-        }
 
     def _identity(self, model: str) -> dict[str, Any]:
         """What a checkpoint of here is tied to."""
@@ -89,37 +73,15 @@ class RegeneratorStages:
             "vocabulary": self.items.digest(),
             "n_items": len(self.items),
             "training_part": self.run.training_part.digest,
-            "settings": {name: getattr(self.settings, name) for name in NOT_IN_THE_SHAPES},
+            "settings": {"variant": self.settings.variant},
         }
-
-    def _content(self, stage: str, **inputs: Any) -> dict[str, Any]:
-        return {"stage": stage, "version": STAGE_VERSIONS[stage], **self._training_part, **inputs}
-
-    def _some_settings(self, names: tuple[str, ...]) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        settings.pop("regenerator_checkpoint")
-        return {name: value for name, value in settings.items() if name.startswith(names)}
 
     # Teacher
 
     @functools.cached_property
-    def teacher_settings(self) -> SASRecSettings:
-        """SASRec of the regenerator's width, else its defaults."""
-        width = self.settings.regenerator_width
-        heads = SASRecSettings.n_heads if width % SASRecSettings.n_heads == 0 else 1
-        return SASRecSettings(hidden_size=width, inner_size=4 * width, n_heads=heads)
-
-    @functools.cached_property
     def teacher_content(self) -> dict[str, Any]:
         """What the teacher depends on."""
-        config = stage_config(self.run.config, "teacher")
-        return self._content(
-            "teacher",
-            settings=dataclasses.asdict(self.teacher_settings),
-            epochs=self.settings.teacher_epochs,
-            feed=dataclasses.asdict(config.feed),
-            optim=dataclasses.asdict(config.optim),
-        )
+        return self.run.content("teacher")
 
     @functools.cached_property
     def teacher(self) -> BackboneRecommender:
@@ -129,7 +91,9 @@ class RegeneratorStages:
         """
         run, config = self.run, self.run.config
         seed_everything(config)
-        backbone = SASRec(len(self.items), self.max_length, self.teacher_settings)
+        width = self.settings.regenerator_width
+        shape = SASRecSettings(hidden_size=width, inner_size=4 * width)
+        backbone = SASRec(len(self.items), self.max_length, shape)
         model = BackboneRecommender(backbone, run.fields).to(config.torch_device)
 
         def batches(trainer: RaTrainer) -> tuple[Any, None]:
@@ -147,11 +111,9 @@ class RegeneratorStages:
     def regenerator_content(self) -> dict[str, Any]:
         """What the trained regenerator depends on."""
         config = stage_config(self.run.config, "regenerator")
-        return self._content(
+        return self.run.content(
             "regenerator",
-            teacher=digest(self.teacher_content),
-            settings=self._some_settings(SHAPES_REGENERATOR),
-            patterns=dataclasses.asdict(config.patterns),
+            {"patterns": self.mined.key, "teacher": digest(self.teacher_content)},
             optimiser={name: config[name] for name in OPTIMISER},
         )
 
@@ -161,13 +123,11 @@ class RegeneratorStages:
         network = Regenerator(
             n_items=len(self.items),
             width=settings.regenerator_width,
-            n_layers=settings.regenerator_layers,
-            n_heads=settings.regenerator_heads,
             inner=settings.regenerator_inner,
             dropout=settings.regenerator_dropout,
             n_latents=settings.n_latents,
             diversity=settings.diversity,
-            causal_encoder=settings.encoder_mask == "released",
+            causal_encoder=settings.variant == "released",
             candidates=settings.regenerator_candidates,
             max_source=self.max_length,
             max_target=1 + longest_decoded(self.run.config),
@@ -175,8 +135,8 @@ class RegeneratorStages:
         return DR4SR(network, settings).to(self.run.config.torch_device)
 
     @functools.cached_property
-    def _given(self) -> tuple[DR4SR, str, list[dict[str, Any]]] | None:
-        """The regenerator of ``regenerator_checkpoint``, its digest and its epochs."""
+    def _given(self) -> tuple[DR4SR, list[dict[str, Any]]] | None:
+        """The regenerator of ``regenerator_checkpoint`` and its epochs."""
         if self.settings.regenerator_checkpoint is None:
             return None
         path, model = Path(self.settings.regenerator_checkpoint), self.build()
@@ -184,7 +144,7 @@ class RegeneratorStages:
         load_weights(model, content["state_dict"], path)
         self.run.reused.append("regenerator")
         self.run.say(f"regenerator: loaded {path}")
-        return model, digest_bytes(path.read_bytes()), content["history"]
+        return model, content["history"]
 
     @functools.cached_property
     def regenerator(self) -> DR4SR:
@@ -212,10 +172,11 @@ class RegeneratorStages:
     def pair_batches(self) -> tuple[PairBatches, PairBatches | None]:
         """Pairs to train on, and those of the users that are held out, if there are any."""
         settings, seed, sources = self.settings, self.run.config.seed_value, self.sources
-        patterns = self.patterns.to_table(len(self.items))
-        pairs = draw_pairs(sources, self.patterns, per_sequence=settings.pairs_per_sequence, seed=seed)
+        patterns = self.mined.patterns.to_table(len(self.items))
+        pairs = draw_pairs(sources, self.mined.patterns, per_sequence=settings.pairs_per_sequence, seed=seed)
         users = np.unique(sources.users)
-        held_out = users[stream(seed, "dev users").random(len(users)) < settings.regenerator_dev_share]
+        share = 0.0 if settings.variant == "released" else DEV_SHARE
+        held_out = users[stream(seed, "dev users").random(len(users)) < share]
         is_dev = np.isin(sources.users[pairs.sequence], held_out)
         if is_dev.all():
             is_dev[:] = False
@@ -232,7 +193,6 @@ class RegeneratorStages:
                 patterns,
                 part.sequence,
                 part.pattern,
-                batch_size=settings.regenerator_batch_size,
                 seed=seed,
                 shuffle=shuffle,
             )
@@ -244,7 +204,7 @@ class RegeneratorStages:
     def history(self) -> list[dict[str, Any]]:
         """Epochs of the regenerator, empty where its artifact is gone."""
         if self._given is not None:
-            return self._given[2]
+            return self._given[1]
         found = self.run.store.find("regenerator", digest(self.regenerator_content))
         return [] if found is None else json.loads((found / HISTORY).read_text())
 
@@ -257,13 +217,10 @@ class RegeneratorStages:
 
     def _decoded(self) -> Decoded:
         """The same with the numbers of the training items, filtered if fidelity is asked for."""
-        settings, given = self.settings, self._given
-        content = self._content(
-            "decoded",
-            regenerator=digest(self.regenerator_content) if given is None else given[1],
-            settings=self._some_settings((*SHAPES_REGENERATOR, *SHAPES_DECODING)),
-            teacher=digest(self.teacher_content) if settings.fidelity_rank else None,
-        )
+        after = {"regenerator": digest(self.regenerator_content)}
+        if self.settings.fidelity_rank:
+            after["teacher"] = digest(self.teacher_content)
+        content = self.run.content("decoded", after)
         with self.run.making(content) as artifact:
             if artifact.found is not None:
                 return Decoded.load(artifact.found)
@@ -288,7 +245,7 @@ class RegeneratorStages:
             gamma=settings.gamma,
             max_tokens=settings.decode_length,
             seed=config.seed_value,
-            hybrid=settings.hybrid,
+            variant=settings.variant,
             folder=folder,
             device=config.torch_device,
             progress=bool(config["show_progress"]),

@@ -9,13 +9,13 @@ import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
-from recbole_ra.regeneration.batches import PairBatch, PairBatches, annealed
+from recbole_ra.regeneration.batches import LEAST_TAU, PairBatch, PairBatches, annealed
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.settings.declared import RegenerationSettings
 from recbole_ra.training.trainer import RaTrainer
 
 DEV_LOSS = "dev_loss"
-"""Reconstruction loss a token on held-out pairs: what selects the regenerator's epoch."""
+"""Reconstruction loss per token on held-out pairs: what selects the regenerator's epoch."""
 
 SPACES_IN_USE = "spaces_in_use"
 """How many latent spaces the held-out pairs choose: the perplexity of their mean choice, 1 to P."""
@@ -36,19 +36,12 @@ class DR4SR(AbstractRecommender):
         self.settings = settings
 
     def calculate_loss(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction a token, weighted entropy a pair and weighted imbalance, each of shape []."""
-        settings = self.settings
-        tau = annealed(
-            batch.step,
-            start=settings.gumbel_tau,
-            rate=settings.gumbel_decay,
-            least=settings.gumbel_tau_min,
-        )
-        loss = self.network.loss(batch.groups, tau)
+        """Reconstruction per token, entropy per pair and weighted imbalance, each of shape []."""
+        loss = self.network.loss(batch.groups, annealed(batch.step))
         return (
             loss.reconstruction / loss.n_tokens,
-            settings.entropy_weight * loss.entropy / loss.n_rows,
-            settings.balance_weight * imbalance(loss.usage / loss.n_rows),
+            loss.entropy / loss.n_rows,
+            self.settings.balance_weight * imbalance(loss.usage / loss.n_rows),
         )
 
 
@@ -96,16 +89,13 @@ class RegeneratorTrainer(RaTrainer):
 
     def _share_of_rate(self, step: int, steps: int) -> float:
         """The learning rate at a step, as a share of the first; METHOD 7 has the released schedule."""
-        kind = self.model.settings.regenerator_schedule
-        if kind == "constant":
-            return 1.0
-        period = self.epochs if kind == "released" else self.epochs * steps
+        period = self.epochs if self.model.settings.variant == "released" else self.epochs * steps
         return (1 + math.cos(math.pi * step / period)) / 2
 
     @torch.no_grad()
     def _valid_epoch(self, valid_data: PairBatches, show_progress: bool = False) -> Any:
         self.model.eval()
-        network, tau = self.model.network, self.model.settings.gumbel_tau_min
+        network, tau = self.model.network, LEAST_TAU
         total, tokens, usage = 0.0, 0, torch.zeros(network.n_latents)
         for batch in valid_data:
             loss = network.loss(batch.to(self.device).groups, tau)

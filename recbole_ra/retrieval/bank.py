@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,7 @@ from recbole_ra.retrieval.neighbours import Queries, check_enough
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.training.backbone import Backbone
 from recbole_ra.training.loaders import cut_rows
-from recbole_ra.training.run import STAGE_VERSIONS, Run
+from recbole_ra.training.run import Run
 
 
 def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray | None = None) -> torch.Tensor:
@@ -70,19 +69,12 @@ class Memory:
 def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recommender) -> Memory:
     """Encode the training rows and build the memory bank, or reuse both."""
     config, started = run.config, perf_counter()
-    settings = {**dataclasses.asdict(config.bank), **dataclasses.asdict(config.patterns)}
-    for name in ("extend_with_validation", "memory_scope", "memory_data"):
-        settings.pop(name)
-    content = {
-        "stage": "bank",
-        "version": STAGE_VERSIONS["bank"],
-        "backbone": backbone.key,
-        "data": run.fingerprint,
-        "settings": settings,
-        "seed": config.seed_value,
-    }
+    after = {"backbone": backbone.key}
+    if config.bank.memory_source != "enumerate":
+        after["patterns"] = mined.key
     if config.bank.memory_data == "regenerated":
-        content["training"] = regenerated_of(run).fingerprint()
+        after["rows"] = regenerated_of(run).fingerprint()
+    content = run.content("bank", after)
     with run.making(content) as artifact:
         found = artifact.found
         if found is not None:

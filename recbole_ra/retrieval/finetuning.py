@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, Retrieva
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import Backbone
 from recbole_ra.training.loaders import EvalBatches, cut_rows
-from recbole_ra.training.run import Run, training_content
+from recbole_ra.training.run import Run
 from recbole_ra.training.setup import seed_everything
 from recbole_ra.training.stage import train_stage
 from recbole_ra.training.trainer import RaTrainer
@@ -52,14 +51,9 @@ def raft_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
         n_neighbors=config.raft.n_neighbors,
         scope=config.bank.memory_scope,
         loss_type=config["loss_type"] or "CE",
+        n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
         finetune_all=everything,
     ).to(config.torch_device)
-    inputs = {
-        "bank": memory.key,
-        "raft": dataclasses.asdict(config.raft),
-        "scope": config.bank.memory_scope,
-        "backbone": backbone.key,
-    }
 
     def batches(_: RaTrainer) -> tuple[RaftBatches, EvalBatches | None]:
         cached: Callable[[IntArray], Any] | None = None
@@ -80,7 +74,7 @@ def raft_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
         )
         return train, run.evaluation(run.splits.valid, recommender, cached)
 
-    with run.making(training_content(run, "raft", **inputs)) as artifact:
+    with run.making(run.content("raft", {"backbone": backbone.key, "bank": memory.key})) as artifact:
         trainer = train_stage(
             run, artifact, recommender, batches, name=RAFT, identity=run.identity(f"Ra{config.backbone}")
         )
@@ -94,16 +88,16 @@ def raft_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
 
 def build_fusion(config: RaConfig, width: int) -> Fusion:
     """The retrieval-augmented module for states of that width."""
-    if width % config.raft.n_heads:
+    if width % config.raft.ram_heads:
         raise SettingsError(
-            f"n_heads={config.raft.n_heads} does not divide {config.backbone}'s width {width}"
+            f"ram_heads={config.raft.ram_heads} does not divide {config.backbone}'s width {width}"
         )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(
         width=width,
         alpha=config.raft.alpha,
         beta=config.raft.beta,
-        n_heads=config.raft.n_heads,
+        n_heads=config.raft.ram_heads,
         inner=inner,
         temperature=config.raft.attn_tau,
         dropout=config.raft.ram_dropout,

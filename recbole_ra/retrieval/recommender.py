@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD
 from recbole_ra.data.fields import Fields
-from recbole_ra.models.losses import bpr, full_softmax
+from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
@@ -82,8 +82,8 @@ class RetrievalRecommender(Recommender):
     n_neighbors : int
     scope : str
         ``any`` or ``past`` (METHOD 4).
-    loss_type : str
-        ``CE`` or ``BPR``.
+    loss_type, n_negatives
+        See :func:`recbole_ra.models.losses.next_item_loss`.
     finetune_all : bool
     """
 
@@ -97,6 +97,7 @@ class RetrievalRecommender(Recommender):
         n_neighbors: int,
         scope: str,
         loss_type: str,
+        n_negatives: int = 1,
         finetune_all: bool,
     ) -> None:
         super().__init__()
@@ -106,6 +107,7 @@ class RetrievalRecommender(Recommender):
         self.n_neighbors = n_neighbors
         self.scope = scope
         self.loss_type = loss_type
+        self.n_negatives = n_negatives
         self.finetune_all = finetune_all
         self.base.requires_grad_(finetune_all)
         self.set_bank(bank)
@@ -174,14 +176,15 @@ class RetrievalRecommender(Recommender):
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Loss of one optimisation step, shape []."""
-        states, table = self.represent(batch.query), self.item_table
-        if self.loss_type == "BPR":
-            negatives = torch.randint(1, len(table) - 1, batch.targets.shape, device=table.device)
-            return bpr(states, table, batch.targets, negatives + (negatives >= batch.targets))
-        if self.item_bias is not None:
-            states = torch.cat([states, states.new_ones(len(states), 1)], 1)
-            table = torch.cat([table, self.item_bias[:, None]], 1)
-        return full_softmax(states, table, batch.targets)
+        states = self.represent(batch.query)  # first: RecBole's models tell their item vectors as they encode
+        return next_item_loss(
+            self.loss_type,
+            states,
+            self.item_table,
+            batch.targets,
+            bias=self.item_bias,
+            n_negatives=self.n_negatives,
+        )
 
 
 class RaftBatches:

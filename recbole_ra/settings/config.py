@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import recbole
 import torch
-import yaml
 from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_ra.core.compat import restore_numpy_aliases
 from recbole_ra.core.errors import SettingsError, nearest
-from recbole_ra.core.setting import raise_problems, read
-from recbole_ra.models.registry import BACKBONES, REGENERATOR, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
+from recbole_ra.core.files import digest_bytes
+from recbole_ra.core.setting import Setting, declared, raise_problems, read
+from recbole_ra.models.losses import LOSSES
+from recbole_ra.models.registry import BACKBONES, REGENERATOR, backbone_name
 from recbole_ra.settings.contradictions import contradictions
 from recbole_ra.settings.declared import (
     OUR_SETTINGS,
@@ -30,72 +31,8 @@ from recbole_ra.settings.declared import (
     RegenerationSettings,
     RunSettings,
 )
-from recbole_ra.settings.recbole import larger_is_better, recbole_problems
-
-# Keys that RecBole reads although no default file or argument list of its names them.
-EXTRA_KEYS = frozenset(
-    "model dataset config_files gpu_id nproc world_size ip port offset local_rank benchmark_filename "
-    "numerical_features threshold preload_weight alias_of_user_id alias_of_item_id mask_ratio ft_ratio "
-    "train_batch_size loss_type reg_weight require_pow enable_scaler discretization".split()
-)
-
-
-def props_root() -> Path:
-    """The folder of default files: inside an installed package, else beside it in a clone."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "props"
-    return inside if inside.is_dir() else package.parent / "props"
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-3`` as a number, as RecBole's loader does."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_value(text: str) -> Any:
-    """Read one command-line value as YAML (never as code); ``None`` and Python literals work too."""
-    if text in ("None", "~", ""):
-        return None
-    try:
-        return yaml.load(text.replace("\t", "\\t"), Loader=_YamlLoader)
-    except (yaml.YAMLError, ValueError, AttributeError):  # the latter two: 2020-13-45, !!int x, !!timestamp x
-        return text
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a file of settings.
-
-    Raises
-    ------
-    SettingsError
-        If the file is missing, is not YAML, or is not a mapping of keys to values.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such file; check --config_files") from error
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}); check --config_files") from error
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path}{line}: not valid YAML; write one 'key: value' a line") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: holds no settings; write one 'key: value' a line")
-    for key in content:
-        if not isinstance(key, str):
-            raise SettingsError(f"{path}: {key!r} names no setting; write one 'key: value' a line")
-    return content
+from recbole_ra.settings.files import YamlLoader, props_root, read_yaml
+from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
 
 
 class RaConfig(Config):
@@ -167,8 +104,8 @@ class RaConfig(Config):
         """Restore the NumPy aliases that RecBole reads (see ``compat.py``)."""
         restore_numpy_aliases()
 
-    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
-        return _YamlLoader
+    def _build_yaml_loader(self) -> type[YamlLoader]:
+        return YamlLoader
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return {}
@@ -200,31 +137,75 @@ class RaConfig(Config):
         self.internal_config_dict["load_col"] = {**other_files, **load_col}
         self.known = self._known_keys()
 
+    @functools.cached_property
+    def own(self) -> dict[str, Setting]:
+        """What settings of ours declare, those of the backbone's architecture among them."""
+        classes = [*OUR_SETTINGS, *([] if self.architecture is None else [type(self.architecture)])]
+        return {name: about for cls in classes for name, about in declared(cls).items()}
+
+    def about(self, name: str) -> Setting:
+        """Return what a setting declares; of RecBole's undeclared ones, what its own lists say."""
+        found = self.own.get(name) or RECBOLE.get(name)
+        if found is not None and name in self.own and name in self.internal_config_dict:
+            # The backbone's own default files have a setting of that name: it shapes the backbone too.
+            found = dataclasses.replace(found, shapes=found.shapes | TRAINED)
+        if found is not None:
+            return found
+        if name not in self.known:  # RecBole derives it from others
+            return Setting("", name=name)
+        fixed = [why for category, why in CATEGORIES.items() if name in self.parameters[category]]
+        return Setting(
+            "",
+            name=name,
+            shapes=TRAINED,
+            fixed=fixed[0] if fixed else "",
+            while_training="dropout" in name,
+            expert=True,
+        )
+
     @property
     def everything(self) -> dict[str, Any]:
         """Every setting that a run reads, RecBole's and ours, those left at their defaults too."""
-        stages = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
+        groups = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
         known = {} if self.architecture is None else dict(vars(self.architecture))
-        for settings in stages:
-            known.update(vars(settings))
-        return {**known, **self.final_config_dict}
+        for group in groups:
+            known.update(vars(group))
+        return {**self.final_config_dict, **known}
+
+    @functools.cached_property
+    def stages(self) -> frozenset[str]:
+        """Stages that take part in this run."""
+        kind = self.regeneration.regenerate
+        found = set() if self.only_regenerates else {"backbone"}
+        if self.uses_retrieval:
+            found |= {"bank", "raft", "test_bank"}
+        if kind != "none":
+            found.add("rows")
+        if kind == "dr4sr":
+            found |= {"teacher", "regenerator", "decoded"}
+        if kind in ("dr4sr", "patterns") or (self.uses_retrieval and self.bank.memory_source != "enumerate"):
+            found.add("patterns")
+        return frozenset(found)
+
+    def shaping(self, stage: str) -> dict[str, str]:
+        """Return the settings that shape a stage's result; of a path, the digest of what it holds."""
+        found = {}
+        for name, value in {**self.everything, "model": self.backbone}.items():
+            about = self.about(name)
+            if stage not in about.shapes:
+                continue
+            if about.path and isinstance(value, str) and Path(value).is_file():
+                value = digest_bytes(Path(value).read_bytes())
+            found[name] = repr(value)
+        return found
 
     def without_effect(self, names: Iterable[str]) -> list[str]:
         """Those of some settings of ours that nothing reads in this run."""
-        mined = self.regeneration.regenerate in ("dr4sr", "patterns") or (
-            self.uses_retrieval and self.bank.memory_source != "enumerate"
+        return sorted(
+            name
+            for name in set(names) & self.own.keys() - {"regenerate"}
+            if self.about(name).shapes and not self.about(name).shapes & self.stages
         )
-        idle: set[str] = set()
-        for settings, is_read in (
-            (RaftSettings, self.uses_retrieval),
-            (BankSettings, self.uses_retrieval),
-            (RegenerationSettings, self.regeneration.regenerate != "none"),
-            (PatternSettings, mined),
-        ):
-            if not is_read:
-                idle.update(field.name for field in dataclasses.fields(settings))
-        # What a backbone's own default files name (n_heads, a model's alpha) is the backbone's too.
-        return sorted((set(names) & idle) - set(self.internal_config_dict) - {"regenerate"})
 
     @property
     def built_with(self) -> dict[str, Any]:
@@ -266,8 +247,8 @@ class RaConfig(Config):
             own = os.path.join(data_path, self.dataset)
             if os.path.isdir(own):
                 final["data_path"] = own
-        if self.backbone in BACKBONES and final.get("loss_type") not in ("CE", "BPR"):
-            raise SettingsError(f"loss_type={final.get('loss_type')!r} must be one of CE, BPR")
+        if self.backbone in BACKBONES and final.get("loss_type") not in LOSSES:
+            raise SettingsError(f"loss_type={final.get('loss_type')!r} must be one of {', '.join(LOSSES)}")
 
     def _init_device(self) -> None:
         if self.final_config_dict.get("use_gpu") is False:
@@ -277,22 +258,20 @@ class RaConfig(Config):
     # Checks of ours.
 
     def _known_keys(self) -> frozenset[str]:
-        known = set(EXTRA_KEYS) | set(self.internal_config_dict)
+        known = set(RECBOLE) | set(self.internal_config_dict)
         known.update(key for keys in self.parameters.values() for key in keys)
-        for settings in (
+        classes = [
             *OUR_SETTINGS,
             *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else []),
-        ):
-            known.update(field.name for field in dataclasses.fields(settings))
-        return frozenset(known)
+        ]
+        return frozenset(known.union(*map(declared, classes)))
 
     def _check(self, problems: list[str]) -> None:
         final = self.final_config_dict
         for key in sorted(self._user_keys - self.known):
             hint = "; use_gpu and gpu_id choose it" if key == "device" else nearest(key, self.known)
             problems.append(f"unknown setting {key!r} (value {self.chosen[key]!r}){hint}")
-        ours = {field.name for settings in OUR_SETTINGS for field in dataclasses.fields(settings)}
-        for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - ours):
+        for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - self.own.keys()):
             if problem not in problems:
                 problems.append(problem)
         problems.extend(contradictions(self))
@@ -314,8 +293,3 @@ class _OwnModel:
     """What RecBole's ``Config`` asks of a model class, for those that are ours."""
 
     type = ModelType.SEQUENTIAL
-
-
-def available_backbones() -> list[str]:
-    """Every backbone that ``--model`` takes, alone or with ``Ra`` before it."""
-    return [*BACKBONES, *(name for name in SEQUENTIAL_MODELS_OF_RECBOLE if name not in BACKBONES)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from recbole_ra.core.errors import nearest
 from recbole_ra.data.table import Origin
 from recbole_ra.models.registry import BACKBONES, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
+from recbole_ra.settings.stages import stages_before
 
 if TYPE_CHECKING:
     from recbole_ra.settings.config import RaConfig
@@ -41,13 +41,10 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         names = ", ".join(REGENERATIONS)
         yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
     if kind not in REGENERATIONS:
-        made = {field.name for field in dataclasses.fields(regeneration)} - {
-            "regenerate",
-            "regenerate_origins",
-            "original_copies",
-        }
-        for key in sorted(made & config.chosen.keys()):
-            yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+        made = stages_before("rows")
+        for key in config.without_effect(config.chosen):
+            if config.about(key).shapes & made:
+                yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
     if config.only_regenerates and kind not in ("dr4sr", "patterns"):
         yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
     for origin in regeneration.origins:
@@ -56,16 +53,8 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
                 f"regenerate_origins: unknown origin {origin!r}{nearest(origin, known)}; "
                 f"known: {'+'.join(known)}"
             )
-    if regeneration.regenerator_width % regeneration.regenerator_heads:
-        yield (
-            f"regenerator_width={regeneration.regenerator_width} is not divisible by "
-            f"regenerator_heads={regeneration.regenerator_heads}; choose a divisor"
-        )
-    if regeneration.gumbel_tau_min > regeneration.gumbel_tau:
-        yield (
-            f"gumbel_tau_min={regeneration.gumbel_tau_min} is above "
-            f"gumbel_tau={regeneration.gumbel_tau}, but the temperature falls"
-        )
+    if regeneration.regenerator_width % 2:
+        yield f"regenerator_width={regeneration.regenerator_width} must be even: it has 2 attention heads"
     if regeneration.decode_length > longest_decoded(config):
         yield (
             f"decode_length={regeneration.decode_length} must be <= {longest_decoded(config)}; raise "

@@ -1,8 +1,7 @@
-"""What can be wrong with RecBole's own settings, said before anything is loaded."""
+"""RecBole's own settings: what matters about them here, and what can be wrong with them."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Set
 from importlib.util import find_spec
@@ -11,19 +10,99 @@ from typing import Any
 from recbole.evaluator import metric_types, smaller_metrics
 
 from recbole_ra.core.errors import nearest
-from recbole_ra.core.setting import check_value
+from recbole_ra.core.setting import Setting
+from recbole_ra.settings.declared import EPOCHS, MEASURE
+from recbole_ra.settings.stages import STORED
 
-BOUNDS: Mapping[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),  # what NumPy's global generator takes
-    "epochs": (1, math.inf),
-    "train_batch_size": (1, math.inf),
-    "eval_batch_size": (1, math.inf),
-    "MAX_ITEM_LIST_LENGTH": (1, math.inf),
-    "learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "stopping_step": (0, math.inf),
-    "eval_step": (0, math.inf),
+TRAINED = frozenset(("backbone", "raft"))
+"""Stages that everything shapes that RecBole's trainer reads."""
+
+PLACE = "it says where files lie or how a trial is executed"
+DATA = "it says how data is read, filtered and split"
+CATEGORIES = {"General": PLACE, "Evaluation": MEASURE, "Dataset": DATA}
+"""Why a sweep may not search a setting, by RecBole's own list that has it."""
+
+
+def _setting(name: str, help: str = "", kind: type | None = None, **about: Any) -> Setting:
+    """Declare one of RecBole's settings; by default it shapes what is trained."""
+    about.setdefault("fixed", "" if about.get("shapes") else PLACE)
+    return Setting(help, name=name, kind=kind, **about)
+
+
+RECBOLE = {
+    about.name: about
+    for about in (
+        _setting(
+            "model", "what is trained", str, shapes=frozenset({"backbone"}), fixed="run one sweep per model"
+        ),
+        _setting("dataset", "name of a folder of atomic files", str, shapes=TRAINED, fixed=DATA),
+        _setting("data_path", "folder that holds the data set's folder", str),
+        _setting("checkpoint_dir", "folder of stages that are reused", str),
+        _setting("config_files", "YAML files of settings; later ones win"),
+        _setting("seed", "of all random draws", int, low=0, high=2**32 - 1, shapes=STORED),
+        _setting("use_gpu", "false: train on the CPU"),
+        _setting("gpu_id", "which GPU"),
+        _setting("show_progress", "false: no bars and no line per epoch"),
+        _setting("state", "RecBole's logging level", str),
+        _setting(
+            "MAX_ITEM_LIST_LENGTH",
+            "longest history",
+            int,
+            low=1,
+            shapes=TRAINED | {"teacher", "regenerator", "decoded"},
+        ),
+        _setting("epochs", "most epochs of the backbone", int, low=1, shapes=TRAINED, fixed=EPOCHS),
+        _setting("stopping_step", "epochs without a better one", int, low=0, shapes=TRAINED, fixed=EPOCHS),
+        _setting("eval_step", "epochs per validation", int, low=0, shapes=TRAINED, fixed=EPOCHS),
+        _setting(
+            "learning_rate",
+            "of the backbone",
+            float,
+            low=0,
+            shapes=TRAINED,
+            while_training=True,
+        ),
+        _setting("weight_decay", "L2 penalty", float, low=0, shapes=TRAINED, while_training=True),
+        _setting(
+            "train_batch_size",
+            "targets per step of the backbone",
+            int,
+            low=1,
+            shapes=TRAINED,
+            while_training=True,
+        ),
+        _setting("eval_batch_size", "rows scored together", int, low=1),
+        _setting("metrics", "names such as [Recall, NDCG]", shapes=TRAINED, fixed=MEASURE),
+        _setting("topk", "cut-offs of the metrics", shapes=TRAINED, fixed=MEASURE),
+        _setting(
+            "valid_metric",
+            "selects the epoch; masked_… for the masked protocol",
+            shapes=TRAINED,
+            fixed=MEASURE,
+        ),
+        _setting("valid_metric_bigger", "follows from valid_metric", expert=True),
+        # Read by RecBole, or by its command line, without an effect on what is trained here.
+        *(
+            _setting(name, expert=True)
+            for name in (
+                "worker log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
+                "dataloaders_save_path metric_decimal_place loss_decimal_place local_rank nproc "
+                "world_size offset ip port"
+            ).split()
+        ),
+        # Read by RecBole although no default file or argument list of its names them.
+        *(
+            _setting(name, shapes=TRAINED, expert=True)
+            for name in (
+                "numerical_features threshold alias_of_user_id alias_of_item_id mask_ratio ft_ratio "
+                "loss_type reg_weight require_pow enable_scaler discretization preload_weight "
+                "benchmark_filename"
+            ).split()
+        ),
+    )
 }
+"""RecBole's settings that need more than RecBole says of them; all others shape what is trained."""
+
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
 CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
@@ -41,18 +120,18 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
     defaults : mapping
         The settings before what the user gave; a number there must stay a number.
     given : set of str
-        What the user set, without our own settings.
+        What the user set, without settings of ours.
     """
     for key in sorted(given & set(defaults)):
-        default = defaults[key]
-        if isinstance(default, bool | int | float):
-            problem = check_value(key, final[key], float if isinstance(default, float) else type(default), {})
+        kind, about = type(defaults[key]), RECBOLE.get(key)
+        if (about is None or about.kind is None) and kind in (bool, int, float):
+            problem = Setting("", name=key, kind=kind).problem(final[key])
             if problem:
                 yield problem
-    for key, (low, high) in BOUNDS.items():
-        value = final.get(key)
-        if isinstance(value, int | float) and not low <= value <= high:
-            yield f"{key}={value!r} must be >= {low}" + ("" if high == math.inf else f" and <= {high}")
+    for key, declared in RECBOLE.items():
+        problem = declared.problem(final[key]) if key in final else None
+        if problem:
+            yield problem
     hidden, heads = final.get("hidden_size"), final.get("n_heads")
     if isinstance(hidden, int) and isinstance(heads, int) and (heads < 1 or hidden % heads):
         yield f"hidden_size={hidden} is not divisible by n_heads={heads}; choose a divisor"

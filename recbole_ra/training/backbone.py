@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recbole_ra.core.files import ArtifactStore, digest_bytes
+from recbole_ra.core.files import ArtifactStore, digest
 from recbole_ra.data.regenerated import RegeneratedDataset
 from recbole_ra.data.splits import Splits
 from recbole_ra.data.table import SequenceTable
@@ -20,7 +20,7 @@ from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
 from recbole_ra.training.loaders import train_batches
-from recbole_ra.training.run import Run, training_content
+from recbole_ra.training.run import Run
 from recbole_ra.training.setup import Base, build_base, seed_everything
 from recbole_ra.training.stage import build_trainer, fit, train_stage
 from recbole_ra.training.trainer import RaTrainer
@@ -56,15 +56,15 @@ def backbone_stage(run: Run) -> Backbone:
     if config.uses_retrieval and base.own is None:
         with torch.random.fork_rng():
             base.recommender(run.splits, run.fields)  # refuses now what could not be augmented after training
+    facts: dict[str, Any] = {}
+    if run.workers.count > 1:
+        facts["workers"] = run.workers.count  # each draws its own dropout masks
+    rows = {} if run.regenerated is None else {"rows": run.regenerated.fingerprint()}
+    content = run.content("backbone", rows, **facts)
     if config.run.backbone_checkpoint is not None:
-        trainer, key = given_backbone(run, base, Path(config.run.backbone_checkpoint))
+        trainer = given_backbone(run, base, Path(config.run.backbone_checkpoint))
     else:
-        inputs: dict[str, Any] = {}
-        if run.regenerated is not None:
-            inputs["training"] = run.regenerated.fingerprint()
-        if run.workers.count > 1:
-            inputs["workers"] = run.workers.count  # each draws its own dropout masks
-        with run.making(training_content(run, "backbone", **inputs)) as artifact:
+        with run.making(content) as artifact:
             if artifact.found is None and run.workers.count > 1:
                 folder = run.start(artifact)
                 if run.regenerated is not None:
@@ -79,10 +79,9 @@ def backbone_stage(run: Run) -> Backbone:
                 name=config.backbone,
                 identity=run.identity(config.backbone),
             )
-        key = artifact.key
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
-    return Backbone(base, trainer, key)
+    return Backbone(base, trainer, digest(content))
 
 
 def backbone_batches(run: Run, base: Base) -> tuple[Any, Any]:
@@ -130,8 +129,8 @@ def train_part(
     fit(run, trainer, ShardedBatches(batches, rank, world), valid)
 
 
-def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
-    """The backbone of a checkpoint that the user names, and the digest of the file."""
+def given_backbone(run: Run, base: Base, path: Path) -> RaTrainer:
+    """Load the backbone of a checkpoint that the user names."""
     config, identity = run.config, run.identity(run.config.backbone)
     content = run.load_given(path, identity)
     load_weights(base.trained, content["state_dict"], path)
@@ -141,4 +140,4 @@ def given_backbone(run: Run, base: Base, path: Path) -> tuple[RaTrainer, str]:
         run, "backbone", base.trained, path.parent, name=config.backbone, identity=identity
     )
     trainer.history = content["history"]
-    return trainer, digest_bytes(path.read_bytes())
+    return trainer

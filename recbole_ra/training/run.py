@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,21 +20,9 @@ from recbole_ra.data.table import IntArray
 from recbole_ra.data.training_part import TrainingPart
 from recbole_ra.models.recommenders import Recommender
 from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.stages import STAGES
 from recbole_ra.training.checkpoint import load_checkpoint
 from recbole_ra.training.loaders import EvalBatches
-
-STAGE_VERSIONS = {"teacher": 1, "regenerator": 1, "decoded": 1, "backbone": 1, "bank": 1, "raft": 1}
-
-# Settings that change neither what is trained nor how it is measured; a backbone that several workers
-# train has their number in its key by itself.
-NEUTRAL_KEYS = frozenset(
-    """
-    model output_dir checkpoint_dir data_path resume reuse show_progress state gpu_id use_gpu device worker
-    log_wandb wandb_project save_dataset dataset_save_path save_dataloaders dataloaders_save_path config_files
-    eval_batch_size metric_decimal_place loss_decimal_place backbone_checkpoint local_rank single_spec
-    export_dir overwrite workers address nproc world_size offset ip port
-    """.split()
-)
 
 
 @dataclass
@@ -93,6 +80,37 @@ class Run:
     def training_part(self) -> TrainingPart:
         """Each user's training part; what learns from the data sees no more."""
         return TrainingPart(self.splits.train)
+
+    def content(self, stage: str, after: Mapping[str, str] | None = None, **facts: Any) -> dict[str, Any]:
+        """Return everything that a stage's result depends on; the digest of it is the stage's key.
+
+        Parameters
+        ----------
+        stage : str
+        after : mapping
+            Keys of the stages whose results it reads.
+        **facts
+            What else it depends on.
+
+        Raises
+        ------
+        ValueError
+            If it reads a stage that it does not declare (``settings/stages.py``).
+        """
+        about, after = STAGES[stage], dict(after or {})
+        if not after.keys() <= set(about.after):
+            raise ValueError(f"stage {stage} declares {about.after}, but reads {sorted(after)}")
+        start = self.start_of(stage)
+        if start is not None:
+            facts["start"] = digest_bytes(start.read_bytes())
+        return {
+            "stage": stage,
+            "version": about.version,
+            "data": self.fingerprint if about.sees_held_out else self.training_part.digest,
+            "settings": self.config.shaping(stage),
+            "after": after,
+            **facts,
+        }
 
     def start_of(self, stage: str) -> Path | None:
         """The checkpoint that a stage goes on from, if it is the one that was given one."""
@@ -206,27 +224,3 @@ class Run:
     def finish(self, artifact: Artifact) -> Path:
         """Give a finished artifact its final name."""
         return self.store.finish(artifact.stage, artifact.key, artifact.content)
-
-
-def training_content(run: Run, stage: str, **inputs: Any) -> dict[str, Any]:
-    """Everything that a training stage depends on."""
-    config = run.config
-    others = (config.patterns, config.regeneration, config.bank, config.raft)
-    other_stages = {field.name for settings in others for field in dataclasses.fields(settings)}
-    # A key that the backbone's own default files name (n_heads, a model's alpha) shapes the backbone too.
-    skip = NEUTRAL_KEYS | (other_stages - set(config.internal_config_dict))
-    settings = {key: repr(value) for key, value in config.final_config_dict.items() if key not in skip}
-    start = run.start_of(stage)
-    if start is not None:
-        inputs["start"] = digest_bytes(start.read_bytes())
-    return {
-        "stage": stage,
-        "version": STAGE_VERSIONS[stage],
-        "model": config.backbone,
-        "data": run.fingerprint,
-        "settings": settings,
-        "optim": dataclasses.asdict(config.optim),
-        "feed": dataclasses.asdict(config.feed),
-        "architecture": config.architecture and dataclasses.asdict(config.architecture),
-        **inputs,
-    }

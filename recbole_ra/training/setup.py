@@ -113,7 +113,6 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
         own.final_config_dict.update(
             epochs=config.regeneration.regenerator_epochs,
             learning_rate=config.regeneration.regenerator_learning_rate,
-            train_batch_size=config.regeneration.regenerator_batch_size,
             weight_decay=0.0,
             eval_step=1,
         )

@@ -11,23 +11,16 @@ from typing import Any
 
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.core.files import digest, digest_bytes
-from recbole_ra.core.setting import raise_problems, read, setting
+from recbole_ra.core.setting import declared, raise_problems, read, setting
 from recbole_ra.data.splits import Splits
-from recbole_ra.settings.config import RaConfig, read_yaml
-from recbole_ra.training.run import NEUTRAL_KEYS
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.files import read_yaml
+from recbole_ra.settings.stages import stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
 DISCRETE = ("choice", "grid")
 DEFAULT_TRIALS = 20
 MARK = "sweep.json"  # tells a folder of a sweep from any other, and which sweep it is
-
-# What population based training may change under way.
-RAFT_CHANGES = frozenset(
-    "alpha beta n_neighbors attn_tau ram_dropout raft_learning_rate raft_batch_size".split()
-)
-BACKBONE_CHANGES = frozenset(
-    "learning_rate weight_decay train_batch_size targets_per_pass length_groups lmd tau".split()
-)
 
 
 @dataclass(frozen=True)
@@ -161,8 +154,7 @@ def split_options(settings: Mapping[str, Any]) -> tuple[TuneSettings, dict[str, 
     if options.space is None:
         problems.append("--space is missing; for example --space=raft")
     raise_problems(problems)
-    names = {field.name for field in dataclasses.fields(TuneSettings)}
-    return options, {key: value for key, value in settings.items() if key not in names}
+    return options, {key: value for key, value in settings.items() if key not in declared(TuneSettings)}
 
 
 def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tuple[Space, int]:
@@ -217,9 +209,12 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
 
 def _may_change(name: str, config: RaConfig) -> bool:
     """Whether the reported stage can go on with another value: neither its shapes nor its inputs change."""
-    if config.uses_retrieval:
-        return name in RAFT_CHANGES
-    return name in BACKBONE_CHANGES or "dropout" in name
+    about, reported = config.about(name), "raft" if config.uses_retrieval else "backbone"
+    return (
+        about.while_training
+        and about.shapes & config.stages - {"test_bank"} >= {reported}
+        and not (about.shapes & stages_before(reported))
+    )
 
 
 def plan_sweep(
@@ -279,7 +274,9 @@ def _identity(options: TuneSettings, space: Space, config: RaConfig, data: str) 
             "data": data,
             "backbone": digest_bytes(Path(given).read_bytes()) if given and Path(given).is_file() else given,
             "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
-            "settings": {key: repr(value) for key, value in config.chosen.items() if key not in NEUTRAL_KEYS},
+            "settings": {
+                key: repr(value) for key, value in config.chosen.items() if config.about(key).shapes
+            },
             "options": [
                 repr(getattr(options, name))
                 for name in ("search", "scheduler", "trials", "grace_epochs", "reduction_factor")
@@ -293,8 +290,7 @@ def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
     fixed = {**settings, "checkpoint_dir": str(Path(config["checkpoint_dir"]).absolute())}
     if config.dataset != "ml-100k" or "data_path" in settings:
         fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())
-    for name in ("backbone_checkpoint", "regenerator_checkpoint", "regenerate"):
-        path = settings.get(name)
-        if isinstance(path, str) and Path(path).exists():
-            fixed[name] = str(Path(path).absolute())
+    for name, value in settings.items():
+        if config.about(name).path and isinstance(value, str) and Path(value).exists():
+            fixed[name] = str(Path(value).absolute())
     return fixed

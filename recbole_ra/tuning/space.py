@@ -15,7 +15,6 @@ Every other file is read as RecBole's ``hyper.test``, one ``name kind values`` a
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.errors import SettingsError, nearest
-from recbole_ra.settings.config import RaConfig, parse_value, props_root, read_yaml
-from recbole_ra.settings.declared import RunSettings
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.files import parse_value, props_root, read_yaml
+from recbole_ra.settings.recbole import PLACE
 
 KINDS = {"choice": 0, "grid": 0, "uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2}
 """How many of low, high and step the list of each kind holds; 0: it holds any values."""
@@ -154,14 +154,15 @@ def check_space(
         For the settings as they stand, or for all that is wrong with the space.
     """
     config = RaConfig(model, dataset, files, settings)
-    fixed, idle = _not_searched(config), config.without_effect(space.names)
+    idle = config.without_effect(space.names)
     problems: list[str] = []
     for parameter in space.parameters:
         name = parameter.name
         # One value shows that a key is unknown; a second would say it again in other words.
         values = parameter.ends() if name in config.known else parameter.ends()[:1]
-        if name in fixed:
-            problems.append(f"{name} may not be searched: {fixed[name]}")
+        fixed = _not_searched(name, config)
+        if fixed:
+            problems.append(f"{name} may not be searched: {fixed}")
         elif name in idle:
             problems.append(
                 f"{name} has no effect on --model={config.model} with "
@@ -289,23 +290,10 @@ def _refused(parameter: Parameter, value: Any, problem: str) -> str:
     return problem
 
 
-def _not_searched(config: RaConfig) -> dict[str, str]:
-    """Settings that are the same in all trials, so that these stay comparable, and why."""
-    recbole = config.parameters
-    run = [field.name for field in dataclasses.fields(RunSettings)]
-    others = "config_files regenerator_checkpoint worker nproc world_size ip port offset local_rank".split()
-    lengths = "epochs stopping_step eval_step raft_epochs raft_stopping_step".split()
-    reasons = {
-        "it says where files lie or where a trial runs": [*recbole["General"], *run, *others],
-        "it says how trials are measured": [*recbole["Evaluation"], "extend_with_validation"],
-        "it says how data is read, filtered and split": ["dataset", *recbole["Dataset"]],
-        "a sweep compares trials at equal epochs": lengths,
-        "models differ in their settings; run one sweep a model": ["model"],
-    }
-    fixed = {name: reason for reason, names in reasons.items() for name in names}
-    # RecBole counts these among the above, but targets and ranked items do not depend on them.
-    del fixed["seed"], fixed["MAX_ITEM_LIST_LENGTH"]
-    return fixed
+def _not_searched(name: str, config: RaConfig) -> str:
+    """Why a setting has to be the same in all trials, so that these stay comparable, or nothing."""
+    about = config.about(name)
+    return about.fixed or ("" if about.shapes else PLACE)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -137,10 +138,63 @@ def test_bpr_is_that_of_recbole() -> None:
     states, table, targets = inputs(20, 9, 4)
     negatives = (targets + 1) % 9
     expected = BPRLoss()((states * table[targets]).sum(1), (states * table[negatives]).sum(1))
-    assert_same(losses.bpr(states, table, targets, negatives), expected, states, table)
+    assert_same(losses.bpr(states, table, targets, negatives[:, None]).mean(), expected, states, table)
 
 
 def test_bpr_known_answer() -> None:
     states, table = torch.tensor([[2.0]]), torch.tensor([[0.0], [3.0], [1.0]])
-    found = losses.bpr(states, table, torch.tensor([1]), torch.tensor([2]))
+    found = losses.bpr(states, table, torch.tensor([1]), torch.tensor([[2]]))
     assert float(found) == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-5)
+
+
+def test_bce_known_answer() -> None:
+    states, table = torch.tensor([[1.0]]), torch.tensor([[0.0], [0.0], [2.0], [-1.0]])
+    found = losses.bce(states, table, torch.tensor([2]), torch.tensor([[1, 3]]))
+    expected = -torch.sigmoid(torch.tensor(2.0)).log() - sum(
+        (1 - torch.sigmoid(torch.tensor(score))).log() for score in (0.0, -1.0)
+    )
+    torch.testing.assert_close(found, expected[None])
+
+
+def test_negatives_are_items_other_than_the_target() -> None:
+    targets = torch.arange(1, 5).repeat(500)
+    drawn = losses.draw_negatives(targets, 5, 3)
+    assert drawn.shape == (2000, 3)
+    assert not (drawn == targets[:, None]).any()
+    assert drawn.unique().tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", losses.LOSSES)
+def test_weights_of_targets(kind: str) -> None:
+    """Weights scale each target's loss, and gradients reach states, items and weights."""
+    states, table, targets = inputs(20, 9, 4)
+    bias = torch.randn(9, dtype=torch.float64)
+    weights = torch.rand(20, dtype=torch.float64, requires_grad=True)
+
+    def loss(**options: Any) -> Tensor:
+        torch.manual_seed(3)
+        return losses.next_item_loss(kind, states, table, targets, bias=bias, n_negatives=2, **options)
+
+    def alone(row: int) -> Tensor:
+        one_hot = torch.zeros(20, dtype=torch.float64)
+        one_hot[row] = 20.0
+        return loss(weights=one_hot)
+
+    expected = torch.stack([weights[row] * alone(row) for row in range(20)]).mean()
+    assert_same(loss(weights=weights), expected, states, table, weights)
+    assert_same(loss(weights=torch.ones(20, dtype=torch.float64)), loss(), states, table)
+
+
+def test_weights_have_second_derivatives() -> None:
+    """What an implicit gradient of weights asks for: the slope of a slope."""
+    states, table, targets = inputs(12, 7, 3)
+    weights = torch.rand(12, dtype=torch.float64, requires_grad=True)
+
+    def slopes(loss: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(loss, states, create_graph=True)
+        return torch.cat(
+            [part.flatten() for part in torch.autograd.grad(slope.square().sum(), [states, weights])]
+        )
+
+    plain = (weights * F.cross_entropy(states @ table.T, targets, reduction="none")).mean()
+    torch.testing.assert_close(slopes(losses.full_softmax(states, table, targets, weights)), slopes(plain))

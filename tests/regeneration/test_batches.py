@@ -142,5 +142,3 @@ def test_annealing() -> None:
     assert annealed(100) == pytest.approx(0.995**100)
     assert annealed(459) > 0.1
     assert annealed(460) == 0.1
-    assert annealed(10**6, start=2.0, rate=0.9, least=0.3) == 0.3
-    assert annealed(1, start=2.0, rate=0.9, least=0.3) == 1.8

@@ -113,14 +113,14 @@ def test_released_behaviour_is_two_restrictive_steps_then_generative_ones() -> N
     coins = draw_coins(1, 0, 4, 2, 5, 0.5, "released")
     assert coins.tolist() == [[[False, False, True, True, True]] * 2] * 4
     table = sources()
-    decoded = run(table=table, hybrid="released")
+    decoded = run(table=table, variant="released")
     outside = 0
     for row, source in zip(rows_of(decoded), decoded.source, strict=True):
         own = set(table.items[table.offsets[source] : table.offsets[source + 1]].tolist())
         assert set(row[:2]) <= own
         outside += len(set(row[2:]) - own)
     assert outside > 0
-    assert_same(run(hybrid="released", gamma=0.1), run(hybrid="released", gamma=0.9))
+    assert_same(run(variant="released", gamma=0.1), run(variant="released", gamma=0.9))
 
 
 def test_coins_do_not_depend_on_how_many_sources_follow() -> None:
@@ -176,7 +176,7 @@ def test_finished_blocks_are_not_decoded_again(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "changes",
-    [{"gamma": 0.9}, {"seed": 2}, {"max_tokens": 5}, {"hybrid": "released"}, {"model": regenerator(1)}],
+    [{"gamma": 0.9}, {"seed": 2}, {"max_tokens": 5}, {"variant": "released"}, {"model": regenerator(1)}],
 )
 def test_blocks_of_other_arguments_are_made_again(tmp_path: Path, changes: dict[str, Any]) -> None:
     before = run(folder=tmp_path)
@@ -233,7 +233,7 @@ def test_as_a_table() -> None:
         ({"gamma": -0.1}, r"gamma=-0\.1"),
         ({"gamma": 1.5}, r"gamma=1\.5"),
         ({"gamma": float("nan")}, "gamma=nan"),
-        ({"hybrid": "dice"}, "hybrid='dice'.*coin, released"),
+        ({"variant": "dice"}, "variant='dice'.*paper, released"),
         ({"max_tokens": 0}, "max_tokens=0.*1..8"),
         ({"max_tokens": 9}, "max_tokens=9.*1..8"),
     ],

@@ -53,8 +53,8 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
         {"regenerate": "patterns"},
         {"regenerate": "patterns", "regenerate_origins": "pattern"},
         {"regenerate_origins": "original+regenerated", "diversity": False},
-        {"fidelity_rank": 10, "hybrid": "released", "encoder_mask": "released", "original_copies": 2},
-        {"MAX_ITEM_LIST_LENGTH": 4, "regenerator_schedule": "released", "regenerator_dev_share": 0.0},
+        {"fidelity_rank": 10, "variant": "released", "original_copies": 2},
+        {"MAX_ITEM_LIST_LENGTH": 4, "variant": "released"},
         {"memory_data": "regenerated", "memory_source": "both"},
     ],
     ids=lambda change: ",".join(map(str, change.values())),
@@ -258,9 +258,8 @@ def weights(saved: Path) -> dict[str, bytes]:
         ({"n_latents": 0}, "n_latents=0 must be >= 1"),
         ({"regenerate": "dr4rs"}, "did you mean 'dr4sr'"),
         ({"regenerate_origins": "original+paterns"}, "did you mean 'pattern'"),
-        ({"regenerator_heads": 3}, "regenerator_width=16 is not divisible by regenerator_heads=3"),
+        ({"regenerator_width": 15}, "regenerator_width=15 must be even"),
         ({"regenerate": "none", "memory_data": "regenerated"}, "nothing is regenerated"),
-        ({"gumbel_tau": 0.05}, "gumbel_tau_min=0.1 is above gumbel_tau=0.05"),
     ],
 )
 def test_settings_that_cannot_be(change: dict[str, Any], words: str, regenerating: dict[str, Any]) -> None:
@@ -283,8 +282,10 @@ def test_a_regenerator_of_another_vocabulary(regenerating: dict[str, Any], tmp_p
         run("DR4SR", **{**given, "data_path": str(data)}, say=silent)
     with pytest.raises(CheckpointError, match="do not fit the model's settings"):
         run("DR4SR", **{**given, "n_latents": 3}, say=silent)
-    with pytest.raises(CheckpointError, match="was trained with regenerator_heads=2, not 1; set it to match"):
-        run("DR4SR", **{**given, "regenerator_heads": 1}, say=silent)
+    with pytest.raises(
+        CheckpointError, match="was trained with variant=paper, not released; set it to match"
+    ):
+        run("DR4SR", **{**given, "variant": "released"}, say=silent)
     with pytest.raises(CheckpointError, match="was trained on other training rows than 'walks' has now"):
         run("DR4SR", **{**given, "eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}}, say=silent)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_ra.regeneration.batches import PairBatch
+from recbole_ra.regeneration.batches import LEAST_TAU, PairBatch
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.regeneration.trainer import DR4SR, imbalance
 from recbole_ra.settings.declared import RegenerationSettings
@@ -59,10 +59,10 @@ def test_the_loss_is_the_mean_of_each_term_with_its_weight() -> None:
     parts = plain.network.loss([(SOURCES, PATTERNS)], 1.0)
     assert float(reconstruction) == pytest.approx(float(parts.reconstruction) / 9, rel=1e-5)
     assert float(entropy) == pytest.approx(float(parts.entropy) / 3, rel=1e-5)
-    other = model(entropy_weight=0.5, balance_weight=3.0).eval().requires_grad_(False)
+    other = model(balance_weight=3.0).eval().requires_grad_(False)
     weighted = other.calculate_loss(batch)
     assert [float(term) for term in weighted] == pytest.approx(
-        [float(reconstruction), 0.5 * float(entropy), 3 * float(balance)], rel=1e-4
+        [float(reconstruction), float(entropy), 3 * float(balance)], rel=1e-4
     )
 
 
@@ -71,8 +71,7 @@ def test_the_temperature_falls_with_the_steps() -> None:
     regenerator = model(balance_weight=0.0).eval().requires_grad_(False)
     entropies = [float(regenerator.calculate_loss(batch)[1]) for batch in batches]
     assert entropies == sorted(entropies, reverse=True)
-    settings = RegenerationSettings()
-    coldest = regenerator.network.loss([(SOURCES, PATTERNS)], settings.gumbel_tau_min)
+    coldest = regenerator.network.loss([(SOURCES, PATTERNS)], LEAST_TAU)
     assert entropies[-1] == pytest.approx(float(coldest.entropy) / 3, rel=1e-4)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.models.registry import BACKBONES
-from recbole_ra.settings.config import RaConfig, available_backbones, parse_value, read_yaml
+from recbole_ra.models.registry import BACKBONES, available_backbones
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.files import parse_value, read_yaml
 
 INF = float("inf")
 WRONG: list[tuple[str, Any, str]] = [
@@ -25,14 +26,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("attn_dropout_prob", -0.1, "attn_dropout_prob=-0.1 must be between 0 and 1"),
     ("attn_dropout_prob", float("nan"), "attn_dropout_prob=nan must be between 0 and 1"),
     ("hidden_act", "relu", "hidden_act='relu': SASRec uses gelu only"),
-    ("loss_type", "XE", "loss_type='XE' must be one of CE, BPR"),
+    ("loss_type", "XE", "loss_type='XE' must be one of CE, BPR, BCE"),
     ("epochs", "ten", "epochs='ten' must be an integer"),
     ("epochs", 2.5, "epochs=2.5 must be an integer"),
     ("epochs", True, "epochs=True must be an integer"),
     ("epochs", None, "epochs=None must be an integer"),
     ("epochs", 0, "epochs=0 must be >= 1"),
-    ("seed", -1, "seed=-1 must be >= 0"),
-    ("seed", 2**40, "seed=.* must be >= 0 and <= 4294967295"),
+    ("seed", -1, "seed=-1 must be between 0 and 4294967295"),
+    ("seed", 2**40, "seed=.* must be between 0 and 4294967295"),
     ("learning_rate", -1, "learning_rate=-1 must be >= 0"),
     ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
     ("MAX_ITEM_LIST_LENGTH", "fifty", "MAX_ITEM_LIST_LENGTH='fifty' must be an integer"),

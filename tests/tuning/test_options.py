@@ -12,7 +12,7 @@ import yaml
 from recbole_ra.cli import main, parse_settings
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.files import held
-from recbole_ra.settings.config import parse_value
+from recbole_ra.settings.files import parse_value
 from recbole_ra.tuning.cluster import Machine
 from recbole_ra.tuning.options import Sweep, plan_sweep
 from recbole_ra.tuning.space import default_point

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.settings.config import props_root
+from recbole_ra.settings.files import props_root
 from recbole_ra.tuning.space import Parameter, Space, read_space
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.settings.config import RaConfig, props_root
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.files import props_root
 from recbole_ra.tuning.space import Parameter, Space, check_space, default_point, read_space
 
 QUIET = {"use_gpu": False}

@@ -1,0 +1,69 @@
+"""Settings as text: YAML files, values on a command line, and the files that are shipped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_ra.core.errors import SettingsError
+
+
+def props_root() -> Path:
+    """The folder of default files: inside an installed package, else beside it in a clone."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "props"
+    return inside if inside.is_dir() else package.parent / "props"
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML that reads ``1e-3`` as a number, as RecBole's loader does."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_value(text: str) -> Any:
+    """Read one command-line value as YAML (never as code); ``None`` and Python literals work too."""
+    if text in ("None", "~", ""):
+        return None
+    try:
+        return yaml.load(text.replace("\t", "\\t"), Loader=YamlLoader)
+    except (yaml.YAMLError, ValueError, AttributeError):  # the latter two: 2020-13-45, !!int x, !!timestamp x
+        return text
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, is not YAML, or is not a mapping of keys to values.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YamlLoader)
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file; check --config_files") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); check --config_files") from error
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path}{line}: not valid YAML; write one 'key: value' a line") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds no settings; write one 'key: value' a line")
+    for key in content:
+        if not isinstance(key, str):
+            raise SettingsError(f"{path}: {key!r} names no setting; write one 'key: value' a line")
+    return content
