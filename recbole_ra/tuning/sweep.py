@@ -57,7 +57,7 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
     with held(lock, lambda: _refuse(sweep.folder)):
         sweep.check_folder()  # once more: it may have been made since the sweep was planned
         with explain_disk_errors(sweep.folder):
-            if not sweep.resume and sweep.folder.exists():
+            if not sweep.config.run.resume and sweep.folder.exists():
                 shutil.rmtree(sweep.folder)
         make_folder(sweep.folder)
         write_json(sweep.folder / MARK, {"identity": sweep.identity, "space": str(sweep.space.path)})
@@ -80,7 +80,7 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
                 raise_on_failed_trial=False,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: short_name(trial.trial_id),
-                resume="AUTO+ERRORED" if sweep.resume else None,
+                resume="AUTO+ERRORED" if sweep.config.run.resume else None,
                 callbacks=[progress],
                 verbose=0,
             ).trials
@@ -158,7 +158,7 @@ def scheduler(sweep: Sweep) -> TrialScheduler:
                 parameter.name: list(parameter.values) or domain(parameter)
                 for parameter in sweep.space.parameters
             },
-            custom_explore_fn=sweep.space.nearest,
+            custom_explore_fn=sweep.space.clip,
         )
     return FIFOScheduler()
 
@@ -171,29 +171,26 @@ def resources(sweep: Sweep, machine: Machine) -> tuple[int, float, int]:
     SettingsError
         If there are not so many.
     """
-    options, problems = sweep.options, []
-    together = options.max_concurrent or sweep.n_trials
-    uses_gpu = sweep.config["use_gpu"] is not False and machine.gpus > 0
+    options = sweep.options
     gpus = options.gpus_per_trial
     if gpus < 0:
-        gpus = 1 / TRIALS_PER_GPU if uses_gpu else 0.0
-    side_by_side = min(together, max(1, int(machine.gpus / gpus)) if gpus else max(1, machine.cpus))
+        gpus = 1 / TRIALS_PER_GPU if sweep.config["use_gpu"] is not False and machine.gpus else 0.0
+    fit = max(1, int(machine.gpus / gpus) if gpus else machine.cpus)
+    side_by_side = min(options.max_concurrent or sweep.n_trials, fit)
     cpus = options.cpus_per_trial or max(1, machine.cpus // side_by_side)
-    at_once = options.max_concurrent or min(side_by_side, max(1, machine.cpus // cpus))
     if cpus > machine.cpus:
-        problems.append(f"cpus_per_trial={cpus} but there are {machine.cpus}")
+        raise SettingsError(f"cpus_per_trial={cpus} but there are {machine.cpus}")
     if gpus > machine.gpus:
-        problems.append(
+        raise SettingsError(
             f"gpus_per_trial={gpus:g} but there are {machine.gpus} (--gpu_id=0,1 names more than one); "
             "0 trains on CPUs"
         )
-    if options.max_concurrent * cpus > machine.cpus and not problems:
-        problems.append(
+    if options.max_concurrent * cpus > machine.cpus:
+        raise SettingsError(
             f"max_concurrent={options.max_concurrent} trials of {cpus} CPUs need more than the "
             f"{machine.cpus} that there are"
         )
-    if problems:
-        raise SettingsError("; ".join(problems))
+    at_once = options.max_concurrent or min(side_by_side, machine.cpus // cpus)
     return cpus, gpus, min(at_once, sweep.n_trials)
 
 
