@@ -37,19 +37,19 @@ class SweepProgress(Callback):
             )
             self.live.start()
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Take the trials that the table shows."""
         self.trials = trials
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Save, and tell how the trial ended."""
-        self.ended(trials, trial, self.ending(trial))
+        self._end(trials, trial, self._ending(trial))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Save, and tell what was wrong."""
-        self.ended(trials, trial, "failed")
+        self._end(trials, trial, "failed")
 
-    def ended(self, trials: list[Any], trial: Any, status: str) -> None:
+    def _end(self, trials: list[Any], trial: Any, status: str) -> None:
         """Save and show a trial that will not go on; Ray says so in its status only later."""
         self.trials = trials
         records = self.records()
@@ -79,16 +79,15 @@ class SweepProgress(Callback):
 
     def records(self) -> list[Trial]:
         """List Ray's trials as ours, in the order in which they were made, which a resumed Ray forgets."""
-        return [self.record(trial) for trial in sorted(self.trials, key=_number)]
+        return [self._record(trial) for trial in sorted(self.trials, key=_number)]
 
-    def record(self, trial: Any) -> Trial:
-        """Turn one of Ray's trials into ours."""
+    def _record(self, trial: Any) -> Trial:
         last = trial.last_result or {}
         known = {"RUNNING": "running", "ERROR": "failed"}.get(trial.status, "waiting")
         return Trial(
             name=short_name(trial.trial_id),
             parameters=self.sweep.space.as_settings(trial.config),
-            status=self.ending(trial) if trial.status == "TERMINATED" else known,
+            status=self._ending(trial) if trial.status == "TERMINATED" else known,
             best=last.get(BEST, math.nan),
             best_epoch=last.get("best_epoch"),
             epochs=last.get("epochs", 0),
@@ -96,7 +95,7 @@ class SweepProgress(Callback):
             error=_error_of(trial) if trial.status == "ERROR" else "",
         )
 
-    def ending(self, trial: Any) -> str:
+    def _ending(self, trial: Any) -> str:
         """Tell a trial that came to its end from one that was stopped."""
         folder = self.sweep.trials_folder / short_name(trial.trial_id)
         return "finished" if any(folder.glob("*/result.json")) else "stopped"

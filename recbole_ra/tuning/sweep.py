@@ -11,13 +11,7 @@ from typing import Any
 import optuna
 import yaml
 from ray import tune
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
@@ -120,37 +114,33 @@ def save_best(sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 def domain(parameter: Parameter) -> Any:
     """A parameter in Ray's words."""
-    if parameter.kind == "choice":
-        return tune.choice(list(parameter.values))
-    if parameter.kind == "grid":
-        return tune.grid_search(list(parameter.values))
-    bounds = [parameter.low, parameter.high, *([] if parameter.step is None else [parameter.step])]
-    return getattr(tune, parameter.kind)(*bounds)
+    given = [list(parameter.values)] if parameter.values else [parameter.low, parameter.high, parameter.step]
+    kind = {"grid": "grid_search"}.get(parameter.kind, parameter.kind)
+    return getattr(tune, kind)(*(value for value in given if value is not None))
 
 
 def searcher(sweep: Sweep) -> Any:
     """How values are chosen. Where it can, the search starts with the settings as they stand."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options, seed = sweep.options, sweep.config.seed_value
+    seed, point = sweep.config.seed_value, default_point(sweep.space, sweep.config)
     has_grid = any(parameter.kind == "grid" for parameter in sweep.space.parameters)
-    point = None if has_grid else default_point(sweep.space, sweep.config)
-    first = None if point is None else [point]
-    if options.search == "optuna":
+    first = None if has_grid or point is None else [point]
+    if sweep.options.search == "optuna":
         return OptunaSearch(points_to_evaluate=first, seed=seed)
     return BasicVariantGenerator(points_to_evaluate=first, random_state=seed)
 
 
-def scheduler(sweep: Sweep) -> TrialScheduler:
+def scheduler(sweep: Sweep) -> schedulers.TrialScheduler:
     """Which trials end early; an iteration of Ray's is an evaluated epoch."""
-    options, grace = sweep.options, sweep.grace
-    if options.scheduler == "asha":
+    kind, grace = sweep.options.scheduler, sweep.grace
+    if kind == "asha":
         # One more than there are: a trial that is not ended early comes to its own end.
-        most = sweep.longest + 1
-        return ASHAScheduler(max_t=most, grace_period=grace, reduction_factor=options.reduction_factor)
-    if options.scheduler == "median":
-        return MedianStoppingRule(time_attr="training_iteration", grace_period=grace)
-    if options.scheduler == "pbt":
-        return PopulationBasedTraining(
+        most, factor = sweep.longest + 1, sweep.options.reduction_factor
+        return schedulers.ASHAScheduler(max_t=most, grace_period=grace, reduction_factor=factor)
+    if kind == "median":
+        return schedulers.MedianStoppingRule(time_attr="training_iteration", grace_period=grace)
+    if kind == "pbt":
+        return schedulers.PopulationBasedTraining(
             time_attr="training_iteration",
             perturbation_interval=grace,
             # Of a list Ray takes a neighbour; anything else it multiplies by 1.2 or 0.8.
@@ -160,17 +150,11 @@ def scheduler(sweep: Sweep) -> TrialScheduler:
             },
             custom_explore_fn=sweep.space.clip,
         )
-    return FIFOScheduler()
+    return schedulers.FIFOScheduler()
 
 
 def resources(sweep: Sweep, machine: Machine) -> tuple[int, float, int]:
-    """CPUs and GPUs of a trial, and how many trials run at once.
-
-    Raises
-    ------
-    SettingsError
-        If there are not so many.
-    """
+    """CPUs and GPUs of a trial, and how many trials run at once; refuses more than there are."""
     options = sweep.options
     gpus = options.gpus_per_trial
     if gpus < 0:
@@ -195,13 +179,7 @@ def resources(sweep: Sweep, machine: Machine) -> tuple[int, float, int]:
 
 
 def test_best(sweep: Sweep, trials: Sequence[Trial]) -> Result:
-    """Test the best trial, and it alone.
-
-    Raises
-    ------
-    RecboleRaError
-        If no trial came to a value.
-    """
+    """Test the best trial, and it alone; raises the first error if no trial came to a value."""
     best = best_trial(trials, bigger=sweep.bigger)
     if best is None:
         errors = [trial.error for trial in trials if trial.error]

@@ -137,7 +137,8 @@ def test_a_setting_of_a_config_file_may_be_searched(tmp_path: Path) -> None:
     [
         *(
             (name, "it says where files lie or how a trial is executed")
-            for name in "data_path checkpoint_dir output_dir export_dir overwrite resume reuse use_gpu config_files".split()
+            for name in "data_path checkpoint_dir output_dir export_dir overwrite resume reuse use_gpu "
+            "config_files".split()
         ),
         *(
             (name, "it is one file for all trials")
