@@ -18,7 +18,6 @@ from recbole_ra.settings.files import read_yaml
 from recbole_ra.settings.stages import stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
-DISCRETE = ("choice", "grid")
 DEFAULT_TRIALS = 20
 MARK = "sweep.json"  # tells a folder of a sweep from any other, and which sweep it is
 
@@ -150,15 +149,13 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
         problems.append("eval_step=0: no epoch is validated, so trials cannot be compared; leave it out")
     if config.only_regenerates:
         problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
-    ranges = [parameter.name for parameter in space.parameters if parameter.kind not in DISCRETE]
     grids = [parameter.name for parameter in space.parameters if parameter.kind == "grid"]
     if options.search == "grid":
+        ranges = [parameter.name for parameter in space.parameters if parameter.low is not None]
         if ranges:
-            problems.append(
-                f"search=grid: {', '.join(ranges)} of {space.path} must be of kind grid or choice"
-            )
-        made = [dataclasses.replace(parameter, kind="grid") for parameter in space.parameters]
-        space, grids = dataclasses.replace(space, parameters=tuple(made)), list(space.names)
+            problems.append(f"search=grid: {', '.join(ranges)} of {space.path} must be grid or choice")
+        made = tuple(dataclasses.replace(parameter, kind="grid") for parameter in space.parameters)
+        space, grids = dataclasses.replace(space, parameters=made), list(space.names)
     elif options.search == "optuna" and grids:
         problems.append(f"search=optuna: {', '.join(grids)} of {space.path} must not be grid; use choice")
     if options.scheduler == "pbt" and grids:

@@ -66,8 +66,8 @@ def draw_sweep(trials: Sequence[Trial], folder: Path, metric: str, *, bigger: bo
 
 def _figures(trials: Sequence[Trial], best: Trial, metric: str, *, bigger: bool) -> Iterator[str]:
     """Draw one picture after the other as pyplot's current figure, and give its name."""
-    frame = pd.DataFrame([{**trial.parameters, metric: trial.best} for trial in trials])
-    frame = frame[[trial.counts for trial in trials]]
+    drawn = {place: trial for place, trial in enumerate(trials) if trial.counts}
+    frame = pd.DataFrame([{**trial.parameters, metric: trial.best} for trial in drawn.values()], list(drawn))
     names = [str(name) for name in frame.columns[:-1]]
     for name in names:
         if not all(isinstance(value, Real) and not isinstance(value, bool) for value in frame[name]):

@@ -63,7 +63,7 @@ class Parameter:
 
     def allows(self, value: Any) -> bool:
         """Tell whether a search may come to this value."""
-        if self.low is None or self.high is None:
+        if self.values:
             return any(_same(value, choice) for choice in self.values)
         low, high = self.extremes()
         if not _is_number(value) or not low <= value <= high:

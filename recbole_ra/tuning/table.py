@@ -84,9 +84,7 @@ def value_text(value: Any) -> str:
 def trials_table(trials: Sequence[Trial], metric: str, *, bigger: bool, limit: int | None = None) -> Table:
     """Make a table with one row a trial, best first and in bold, then those whose value does not count.
 
-    Columns: trial, status, each parameter, the metric, ``epoch of the best/epochs trained``, seconds,
-    and the error if a trial has one. The caption counts the trials by status, and those left out if
-    there are more than ``limit``.
+    The caption counts the trials by status, and those left out if there are more than ``limit``.
     """
     ranked = best_first(trials, bigger=bigger)
     rows = ranked + [trial for trial in trials if not trial.counts]
