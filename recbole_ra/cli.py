@@ -77,11 +77,11 @@ def train(words: Sequence[str]) -> int:
 def tune(words: Sequence[str]) -> int:
     """Search for settings on Ray Tune, and test the best."""
     settings, files = parse_settings(words)
-    from recbole_ra.tuning.cluster import connected, require_ray
+    from recbole_ra.tuning.cluster import connected, require
     from recbole_ra.tuning.options import plan_sweep
 
     sweep = plan_sweep(settings.pop("model", None), settings.pop("dataset", None), files, settings)
-    require_ray(*(["optuna"] if sweep.options.search == "optuna" else []))
+    require("ray", "optuna")
     with connected(sweep.config.run.address) as machine:
         from recbole_ra.tuning.sweep import search, test_best
 

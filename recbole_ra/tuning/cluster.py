@@ -44,24 +44,14 @@ def gpu_settings(uses_gpu: bool) -> dict[str, Any]:
     return {"gpu_id": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
 
 
-def require_ray(*others: str) -> None:
-    """Refuse to start without a Ray that works here.
-
-    Parameters
-    ----------
-    *others : str
-        Packages that are needed besides.
-
-    Raises
-    ------
-    RecboleRaError
-    """
-    for package in ("ray", *others):
+def require(*packages: str) -> None:
+    """Refuse to start without these packages, or with a Ray that does not work here."""
+    for package in packages:
         try:
             found = version(package)
         except PackageNotFoundError as error:
             raise RecboleRaError(f"{package} is not installed; {HOW}") from error
-        if package == "ray" and tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        if package == "ray" and tuple(map(int, found.split(".")[:2])) < OLDEST:
             raise RecboleRaError(
                 f"Ray {found} (which RecBole asks for) does not work with current NumPy; {HOW}"
             )
@@ -80,20 +70,21 @@ def connected(address: str | None) -> Iterator[Machine]:
         os.environ.setdefault(name, value)
     import ray
 
-    if address is not None:
-        _check_reachable(address)
     started = not ray.is_initialized()
-    if started:
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None and started:
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    elif address is not None:
         try:
-            if address is None:
-                ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-            else:
+            _check_reachable(address)
+            if started:
                 ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-            if address is None:
-                raise
-            raise _no_cluster(address, str(error) or type(error).__name__) from error
+        except (OSError, OverflowError, RuntimeError, ValueError, AssertionError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SettingsError(
+                f"address={address!r}: no Ray cluster answers ({reason}); start one with "
+                "`ray start --head`, or leave --address out"
+            ) from error
     try:
         resources = ray.cluster_resources()
         yield Machine(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
@@ -105,16 +96,5 @@ def connected(address: str | None) -> Iterator[Machine]:
 def _check_reachable(address: str) -> None:
     """Knock at the port: Ray itself gives up only after minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if address == "auto" or not colon:
-        return
-    try:
+    if address != "auto" and colon:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _no_cluster(address: str, reason: str) -> SettingsError:
-    return SettingsError(
-        f"address={address!r}: no Ray cluster answers ({reason.strip().splitlines()[0]}); start one with "
-        "`ray start --head`, or leave --address out"
-    )

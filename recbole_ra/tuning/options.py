@@ -18,7 +18,6 @@ from recbole_ra.settings.files import read_yaml
 from recbole_ra.settings.stages import stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
-DISCRETE = ("choice", "grid")
 DEFAULT_TRIALS = 20
 MARK = "sweep.json"  # tells a folder of a sweep from any other, and which sweep it is
 
@@ -56,19 +55,14 @@ class Sweep:
 
     Attributes
     ----------
-    options : TuneSettings
-    space : Space
     config : RaConfig
         The settings as they stand, without the space.
     settings : mapping
         What the user set for every trial, in files and on the command line; paths are absolute.
     n_trials : int
         Trials in all.
-    folder : Path
     identity : str
         Digest of what decides its outcome; a sweep is resumed with the same only.
-    resume : bool
-        Go on with the sweep that lies in the folder.
     """
 
     options: TuneSettings
@@ -78,16 +72,10 @@ class Sweep:
     n_trials: int
     folder: Path
     identity: str
-    resume: bool
 
     def check_folder(self) -> None:
-        """Refuse a folder that holds something else than what the command asks for.
-
-        Raises
-        ------
-        SettingsError
-        """
-        folder, resume, overwrite = self.folder, self.resume, self.config.run.overwrite
+        """Refuse a folder that holds something else than what the command asks for."""
+        folder, resume, overwrite = self.folder, self.config.run.resume, self.config.run.overwrite
         if resume and overwrite:
             raise SettingsError("--resume and --overwrite are given; keep one")
         if not folder.exists():
@@ -141,30 +129,8 @@ class Sweep:
         return min(self.options.grace_epochs, self.longest)
 
 
-def split_options(settings: Mapping[str, Any]) -> tuple[TuneSettings, dict[str, Any]]:
-    """Part the words of ``tune`` from the settings of its runs.
-
-    Raises
-    ------
-    SettingsError
-        If a value is wrong, or there is no space.
-    """
-    problems: list[str] = []
-    options = read(TuneSettings, settings, problems)
-    if options.space is None:
-        problems.append("--space is missing; for example --space=raft")
-    raise_problems(problems)
-    return options, {key: value for key, value in settings.items() if key not in declared(TuneSettings)}
-
-
 def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tuple[Space, int]:
-    """The space as the search takes it, and how many trials there will be.
-
-    Raises
-    ------
-    SettingsError
-        If options, space and model do not go together.
-    """
+    """Check that options, space and model go together; give the space to search, and the number of trials."""
     problems = []
     if config.run.workers > 1:
         problems.append(f"workers={config.run.workers}: trials share the machine already; leave it out")
@@ -183,15 +149,13 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
         problems.append("eval_step=0: no epoch is validated, so trials cannot be compared; leave it out")
     if config.only_regenerates:
         problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
-    ranges = [parameter.name for parameter in space.parameters if parameter.kind not in DISCRETE]
     grids = [parameter.name for parameter in space.parameters if parameter.kind == "grid"]
     if options.search == "grid":
+        ranges = [parameter.name for parameter in space.parameters if parameter.low is not None]
         if ranges:
-            problems.append(
-                f"search=grid: {', '.join(ranges)} of {space.path} must be of kind grid or choice"
-            )
-        made = [dataclasses.replace(parameter, kind="grid") for parameter in space.parameters]
-        space, grids = dataclasses.replace(space, parameters=tuple(made)), list(space.names)
+            problems.append(f"search=grid: {', '.join(ranges)} of {space.path} must be grid or choice")
+        made = tuple(dataclasses.replace(parameter, kind="grid") for parameter in space.parameters)
+        space, grids = dataclasses.replace(space, parameters=made), list(space.names)
     elif options.search == "optuna" and grids:
         problems.append(f"search=optuna: {', '.join(grids)} of {space.path} must not be grid; use choice")
     if options.scheduler == "pbt" and grids:
@@ -223,7 +187,7 @@ def plan_sweep(
     files: Sequence[str | Path],
     settings: Mapping[str, Any],
 ) -> Sweep:
-    """Everything that a sweep needs to know, checked before anything starts.
+    """Check everything that a sweep needs to know before anything starts.
 
     Parameters
     ----------
@@ -238,12 +202,17 @@ def plan_sweep(
     chosen: dict[str, Any] = {}
     for file in files:
         chosen.update(read_yaml(Path(file)))
-    options, own = split_options({**chosen, **settings})
+    chosen.update(settings)
+    problems: list[str] = []
+    options = read(TuneSettings, chosen, problems)
+    if options.space is None:
+        problems.append("--space is missing; for example --space=raft")
+    raise_problems(problems)
     space = read_space(Path(str(options.space)))
+    own = {key: value for key, value in chosen.items() if key not in declared(TuneSettings)}
     config = RaConfig(model, dataset, (), own)
     # A value in a file is where the search starts; one on the command line contradicts the search.
-    free = {key: value for key, value in own.items() if key in settings or key not in space.names}
-    check_space(space, config.model, config.dataset, (), free)
+    check_space(space, config, settings)
     space, n_trials = check_options(options, space, config)
     splits = Splits.load(config)
     if not len(splits.valid):
@@ -260,7 +229,7 @@ def plan_sweep(
     trial = portable(config.chosen, config)
     for name in ("model", "dataset", "output_dir", "resume", "overwrite"):
         trial.pop(name, None)
-    sweep = Sweep(options, space, config, trial, n_trials, folder, identity, config.run.resume)
+    sweep = Sweep(options, space, config, trial, n_trials, folder, identity)
     sweep.check_folder()
     return sweep
 

@@ -2,114 +2,103 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
-from recbole_ra.report.sweep import Trial, best_trial, trials_table, value_text, write_trials
 from recbole_ra.tuning.options import Sweep
-from recbole_ra.tuning.trial import BEST, TrialPlan, short_name
+from recbole_ra.tuning.table import Trial, best_trial, trials_table, write_trials
+from recbole_ra.tuning.trial import BEST, short_name
 
-REFRESH_S = 1.0
 ROWS = 20
 
 
 class SweepProgress(Callback):
-    """Keeps ``trials.csv`` up to date; a table on a terminal, a line a trial elsewhere.
+    """Keeps ``trials.csv`` up to date; a table on a terminal, a line a trial elsewhere."""
 
-    Parameters
-    ----------
-    sweep : Sweep
-    plan : TrialPlan
-    """
-
-    def __init__(self, sweep: Sweep, plan: TrialPlan) -> None:
-        self.sweep, self.plan = sweep, plan
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
         self.trials: list[Any] = []
         self.live: Live | None = None
-        self.shown = 0.0
         if sys.stderr.isatty() and sweep.config["show_progress"]:
-            self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.live = Live(
+                console=Console(stderr=True),
+                get_renderable=lambda: self.table(ROWS),
+                refresh_per_second=1,
+                transient=True,
+            )
             self.live.start()
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Draw the table anew, at most once a second."""
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Take the trials that the table shows."""
         self.trials = trials
-        if self.live is not None and monotonic() - self.shown >= REFRESH_S:
-            self.live.update(self.table(self.records(), ROWS), refresh=True)
-            self.shown = monotonic()
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Save, and tell how the trial ended."""
-        self.ended(trials, trial, "finished" if self.plan.is_finished(trial.trial_id) else "stopped")
+        self._end(trials, trial, self._ending(trial))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Save, and tell what was wrong."""
-        self.ended(trials, trial, "failed")
+        self._end(trials, trial, "failed")
 
-    def ended(self, trials: list[Any], trial: Any, status: str) -> None:
-        """A trial will not go on; Ray says so in its status only later."""
+    def _end(self, trials: list[Any], trial: Any, status: str) -> None:
+        """Save and show a trial that will not go on; Ray says so in its status only later."""
         self.trials = trials
         records = self.records()
         place = [record.name for record in records].index(short_name(trial.trial_id))
-        records[place] = replace(records[place], status=status, error=_error_of(trial))
+        record = records[place] = replace(records[place], status=status, error=_error_of(trial))
         write_trials(records, self.sweep.folder / "trials.csv", self.sweep.metric)
         if self.live is None and self.sweep.config["show_progress"]:
-            print(self.line(records[place], records), file=sys.stderr, flush=True)
-
-    def line(self, record: Trial, records: Sequence[Trial]) -> str:
-        """One trial in one line, and the best so far."""
-        done = sum(other.status in ("finished", "stopped", "failed") for other in records)
-        chosen = " ".join(f"{name}={value_text(value)}" for name, value in record.parameters.items())
-        best = best_trial(records, bigger=self.sweep.bigger)
-        value = "–" if record.best is None else f"{record.best:.4f}"
-        so_far = "" if best is None else f", best so far {best.best:.4f} ({best.name})"
-        return (
-            f"{done}/{self.sweep.n_trials} {record.name} {record.status}: {chosen}, "
-            f"valid {self.sweep.metric} {value}, {record.epochs} epochs, {record.seconds:.0f} s"
-            f"{': ' + record.error if record.error else ''}{so_far}"
-        )
+            done = sum(other.status in ("finished", "stopped", "failed") for other in records)
+            best = best_trial(records, bigger=self.sweep.bigger)
+            print(
+                f"{done}/{self.sweep.n_trials} {record.name} {record.status}: {record.chosen}, "
+                f"valid {self.sweep.metric} {'–' if math.isnan(record.best) else f'{record.best:.4f}'}, "
+                f"{record.epochs} epochs, {record.seconds:.0f} s{record.error and ': ' + record.error}"
+                f"{f', best so far {best.best:.4f} ({best.name})' if best else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         """Take the live table away."""
         if self.live is not None:
             self.live.stop()
 
-    def table(self, records: Sequence[Trial], limit: int | None = None) -> Any:
-        """The trials, best first."""
-        return trials_table(records, self.sweep.metric, bigger=self.sweep.bigger, limit=limit)
+    def table(self, limit: int | None = None) -> Table:
+        """Make a table of the trials, best first."""
+        return trials_table(self.records(), self.sweep.metric, bigger=self.sweep.bigger, limit=limit)
 
     def records(self) -> list[Trial]:
-        """Ray's trials as ours, in the order in which they were made, which a resumed Ray forgets."""
-        return [self.record(trial) for trial in sorted(self.trials, key=_number)]
+        """List Ray's trials as ours, in the order in which they were made, which a resumed Ray forgets."""
+        return [self._record(trial) for trial in sorted(self.trials, key=_number)]
 
-    def record(self, trial: Any) -> Trial:
-        """One of Ray's trials as ours."""
+    def _record(self, trial: Any) -> Trial:
         last = trial.last_result or {}
+        known = {"RUNNING": "running", "ERROR": "failed"}.get(trial.status, "waiting")
         return Trial(
             name=short_name(trial.trial_id),
-            parameters=self.plan.space.settle(trial.config),
-            status=self.status(trial),
-            best=last.get(BEST),
+            parameters=self.sweep.space.as_settings(trial.config),
+            status=self._ending(trial) if trial.status == "TERMINATED" else known,
+            best=last.get(BEST, math.nan),
             best_epoch=last.get("best_epoch"),
             epochs=last.get("epochs", 0),
             seconds=float(last.get("time_total_s", 0.0)),
             error=_error_of(trial) if trial.status == "ERROR" else "",
         )
 
-    def status(self, trial: Any) -> str:
-        """Ray's word for how a trial stands, in ours."""
-        if trial.status == "TERMINATED":
-            return "finished" if self.plan.is_finished(trial.trial_id) else "stopped"
-        return {"RUNNING": "running", "ERROR": "failed"}.get(trial.status, "waiting")
+    def _ending(self, trial: Any) -> str:
+        """Tell a trial that came to its end from one that was stopped."""
+        folder = self.sweep.trials_folder / short_name(trial.trial_id)
+        return "finished" if any(folder.glob("*/result.json")) else "stopped"
 
 
 def _number(trial: Any) -> int:
@@ -123,6 +112,6 @@ def _error_of(trial: Any) -> str:
     file = trial.error_file
     if file is None or not Path(file).exists():
         return ""
-    lines = [line for line in Path(file).read_text(errors="replace").splitlines() if line.strip()]
-    kind, colon, message = (lines[-1] if lines else "").partition(":")
+    lines = Path(file).read_text(errors="replace").split("\n")
+    kind, colon, message = next(filter(str.strip, reversed(lines)), "").partition(":")
     return f"{kind.rpartition('.')[2]}{colon}{message}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,22 @@ class Parameter:
     high: float | int | None = None
     step: float | None = None
 
-    def ends(self) -> tuple[Any, ...]:
-        """Every choice, or the lowest and the highest value of a range."""
+    def extremes(self) -> tuple[Any, ...]:
+        """Return every choice, or the lowest and the highest value of a range."""
         if self.low is None or self.high is None:
             return self.values
         return (self.low, self.high - 1 if self.kind == "randint" else self.high)
 
-    def holds(self, value: Any) -> bool:
-        """Whether a search may come to this value."""
-        if self.low is None or self.high is None:
+    def allows(self, value: Any) -> bool:
+        """Tell whether a search may come to this value."""
+        if self.values:
             return any(_same(value, choice) for choice in self.values)
+        low, high = self.extremes()
+        if not _is_number(value) or not low <= value <= high:
+            return False
         if self.kind == "randint":
-            return isinstance(value, int) and _is_number(value) and self.low <= value < self.high
-        inside = _is_number(value) and self.low <= value <= self.high
-        return inside and (self.step is None or _is_multiple(value, self.step))
+            return isinstance(value, int)
+        return self.step is None or _is_multiple(value, self.step)
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,23 @@ class Space:
         """Combinations of the values of all ``grid`` parameters; 1 if there is none."""
         return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
 
-    def bring_back(self, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Values that left their ranges or steps, as the nearest ones that a search may come to."""
+    def clip(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Move values that left their ranges or steps to the nearest ones that a search may come to."""
         for parameter in self.parameters:
-            low, high, step = parameter.low, parameter.high, parameter.step
-            if low is None or high is None:
+            if parameter.low is None:
                 continue
-            value = chosen[parameter.name]
-            if step is not None:
-                value = step * round(value / step)
+            value, (low, high) = chosen[parameter.name], parameter.extremes()
+            if parameter.step is not None:
+                value = parameter.step * round(value / parameter.step)
             if parameter.kind == "randint":
-                value, high = round(value), high - 1
+                value = round(value)
             chosen[parameter.name] = min(max(value, low), high)
         return chosen
 
-    def settle(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Drawn values as settings: multiples of a step without the noise of their last digits."""
-        rounded = {parameter.name for parameter in self.parameters if parameter.step is not None}
-        return {name: round(chosen[name], 12) if name in rounded else chosen[name] for name in self.names}
+    def as_settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the drawn values as settings, multiples of a step without the noise of their last digits."""
+        stepped = {parameter.name for parameter in self.parameters if parameter.step is not None}
+        return {name: round(chosen[name], 12) if name in stepped else chosen[name] for name in self.names}
 
 
 def read_space(path: Path) -> Space:
@@ -133,59 +134,54 @@ def read_space(path: Path) -> Space:
     return Space(path, parameters)
 
 
-def check_space(
-    space: Space,
-    model: str | None,
-    dataset: str | None,
-    files: Sequence[str | Path],
-    settings: Mapping[str, Any],
-) -> RaConfig:
+def check_space(space: Space, config: RaConfig, given: Mapping[str, Any]) -> None:
     """Check that the settings accept every choice and both ends of every range, one at a time.
 
     Parameters
     ----------
     space : Space
-    model, dataset, files, settings
-        As for :class:`RaConfig`, whose settings as they stand, without the space, are returned.
+    config : RaConfig
+        The settings as they stand, without the space.
+    given : mapping
+        What contradicts a search, such as settings from the command line.
 
     Raises
     ------
     SettingsError
-        For the settings as they stand, or for all that is wrong with the space.
+        For all that is wrong with the space.
     """
-    config = RaConfig(model, dataset, files, settings)
     idle = config.without_effect(space.names)
     problems: list[str] = []
     for parameter in space.parameters:
         name = parameter.name
-        # One value shows that a key is unknown; a second would say it again in other words.
-        values = parameter.ends() if name in config.known else parameter.ends()[:1]
-        fixed = _not_searched(name, config)
-        if fixed:
-            problems.append(f"{name} may not be searched: {fixed}")
+        about, values = config.about(name), parameter.extremes()
+        if name not in config.known:
+            # One value shows that a key is unknown; a second would say it again in other words.
+            values = values[:1]
+        if about.fixed or (name in config.known and not about.shapes):
+            problems.append(f"{name} may not be searched: {about.fixed or PLACE}")
         elif name in idle:
             problems.append(
                 f"{name} has no effect on --model={config.model} with "
                 f"regenerate={config.regeneration.regenerate}"
             )
-        elif name in settings:
-            problems.append(f"--{name}={settings[name]} is given and {name} is searched; keep one")
+        elif name in given:
+            problems.append(f"--{name}={given[name]} is given and {name} is searched; keep one")
         else:
             for value in values:
                 try:
-                    RaConfig(model, dataset, files, {**settings, name: value})
+                    RaConfig(None, None, (), {**config.chosen, name: value})
                 except SettingsError as error:
                     problems.append(_refused(parameter, value, str(error)))
     if problems:
         raise SettingsError(f"{space.path}: {'; '.join(dict.fromkeys(problems))}")
-    return config
 
 
 def default_point(space: Space, config: RaConfig) -> dict[str, Any] | None:
-    """The present values of all searched settings, or None if a search could not come to them."""
+    """Take the present values of all searched settings, or None if a search could not come to them."""
     now = config.everything
     point = {name: now.get(name) for name in space.names}
-    return point if all(parameter.holds(point[parameter.name]) for parameter in space.parameters) else None
+    return point if all(parameter.allows(point[parameter.name]) for parameter in space.parameters) else None
 
 
 def _find(path: Path) -> Path:
@@ -201,12 +197,10 @@ def _find(path: Path) -> Path:
 
 def _from_yaml(path: Path, problems: list[str]) -> Iterator[Parameter]:
     for name, entry in read_yaml(path).items():
-        if not isinstance(entry, dict) or len(entry) != 1:
-            problems.append(f"{name}: {entry!r} must be one kind with its list, such as {{uniform: [0, 1]}}")
-            continue
-        ((kind, given),) = entry.items()
         try:
-            yield _parameter(name, kind, given)
+            if not isinstance(entry, dict) or len(entry) != 1:
+                raise SettingsError(f"{entry!r} must be one kind with its list, such as {{uniform: [0, 1]}}")
+            yield _parameter(name, *next(iter(entry.items())))
         except SettingsError as error:
             problems.append(f"{name}: {error}")
 
@@ -218,28 +212,24 @@ def _from_text(path: Path, problems: list[str]) -> Iterator[Parameter]:
         raise SettingsError(f"{path}: cannot be read ({error}); give a text file, or one in YAML") from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        name, kind, text = (*line.split(maxsplit=2), "", "", "")[:3]
+        if not name or name.startswith("#"):
             continue
-        name, kind, text = (*line.split(maxsplit=2), "", "")[:3]
         try:
             if not text:
                 raise SettingsError(f"{kind!r} must be a kind and its values, such as 'uniform 0.1,0.9'")
             if seen.setdefault(name, number) != number:
                 raise SettingsError(f"stands in line {seen[name]} already; keep one")
-            yield _parameter(name, kind, _given(kind, text), recbole=True)
+            # Choices are written [64, 128], bounds 0,1.
+            given = (
+                parse_value(text) if kind == "choice" else [parse_value(x.strip()) for x in text.split(",")]
+            )
+            if kind == "choice" and isinstance(given, list):
+                # As RecBole, which reads text inside the list once more: '[64, 64]' there is a list.
+                given = [parse_value(value) if isinstance(value, str) else value for value in given]
+            yield _parameter(name, kind, given, recbole=True)
         except SettingsError as error:
             problems.append(f"line {number}: {name}: {error}")
-
-
-def _given(kind: str, text: str) -> Any:
-    """The list that ``hyper.test`` writes as ``[64, 128]`` for choices and as ``0,1`` for bounds."""
-    if kind != "choice":
-        return [parse_value(part.strip()) for part in text.split(",")]
-    given = parse_value(text)
-    if not isinstance(given, list):
-        return given
-    # As RecBole, which reads text inside the list once more: '[64, 64]' there is a list.
-    return [parse_value(value) if isinstance(value, str) else value for value in given]
 
 
 def _parameter(name: str, kind: Any, given: Any, *, recbole: bool = False) -> Parameter:
@@ -247,9 +237,14 @@ def _parameter(name: str, kind: Any, given: Any, *, recbole: bool = False) -> Pa
     kinds = KINDS_OF_RECBOLE if recbole else tuple(KINDS)
     if kind not in kinds:
         raise SettingsError(f"kind {kind!r} is not one of {', '.join(kinds)}{nearest(str(kind), kinds)}")
-    if not KINDS[kind]:
-        return Parameter(name, kind, _choices(kind, given))
     written = f"{kind} {given!r}"
+    if not KINDS[kind]:
+        if not isinstance(given, list) or not given:
+            raise SettingsError(f"{written} must be a list of one value or more, such as [16, 32]")
+        for place, value in enumerate(given):
+            if any(_same(value, other) for other in given[:place]):
+                raise SettingsError(f"{written} lists {value!r} twice; keep one")
+        return Parameter(name, kind, tuple(given))
     if not isinstance(given, list) or len(given) != KINDS[kind]:
         raise SettingsError(f"{written} must be [{', '.join(('low', 'high', 'step')[: KINDS[kind]])}]")
     for bound in given:
@@ -272,15 +267,6 @@ def _parameter(name: str, kind: Any, given: Any, *, recbole: bool = False) -> Pa
     return Parameter(name, kind, (), low, high, *steps)
 
 
-def _choices(kind: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, list) or not given:
-        raise SettingsError(f"{kind} {given!r} must be a list of one value or more, such as [16, 32]")
-    for place, value in enumerate(given):
-        if any(_same(value, other) for other in given[:place]):
-            raise SettingsError(f"{kind} {given!r} lists {value!r} twice; keep one")
-    return tuple(given)
-
-
 def _refused(parameter: Parameter, value: Any, problem: str) -> str:
     """What the settings say of a value, with its name, and with a hint where the kind is at fault."""
     if parameter.name not in problem:
@@ -288,12 +274,6 @@ def _refused(parameter: Parameter, value: Any, problem: str) -> str:
     if parameter.low is not None and problem.endswith("must be an integer"):
         problem += f", but {parameter.kind} draws fractions; use randint or choice"
     return problem
-
-
-def _not_searched(name: str, config: RaConfig) -> str:
-    """Why a setting has to be the same in all trials, so that these stay comparable, or nothing."""
-    about = config.about(name)
-    return about.fixed or ("" if about.shapes else PLACE)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,4 @@
-"""Several processes for the stages of one run, on Ray: tasks for encoding and decoding, Ray Train for
-training. Ray replaces a process that dies.
-"""
+"""Several processes for the stages of one run, on Ray, which replaces a process that dies."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.workers import Found, Part
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require_ray
+from recbole_ra.tuning.cluster import Machine, connected, gpu_settings, require
 from recbole_ra.tuning.options import portable
 
 RETRIES = 3
@@ -23,14 +21,8 @@ POLL_S = 0.2
 
 @contextlib.contextmanager
 def ray_workers(config: RaConfig) -> Iterator[RayWorkers]:
-    """As many processes as the settings ask for, on this machine or on the cluster of ``address``.
-
-    Raises
-    ------
-    SettingsError
-        If there are fewer CPUs or GPUs.
-    """
-    require_ray()
+    """Offer as many processes as the settings ask for, on this machine or on the cluster of ``address``."""
+    require("ray")
     with connected(config.run.address) as machine:
         yield RayWorkers(config, machine)
 
@@ -38,10 +30,10 @@ def ray_workers(config: RaConfig) -> Iterator[RayWorkers]:
 class RayWorkers:
     """Processes that share the work of a run; see :class:`recbole_ra.core.workers.Workers`.
 
-    Parameters
-    ----------
-    config : RaConfig
-    machine : Machine
+    Raises
+    ------
+    SettingsError
+        If there are fewer CPUs or GPUs than the settings ask for.
     """
 
     def __init__(self, config: RaConfig, machine: Machine) -> None:
@@ -56,20 +48,15 @@ class RayWorkers:
     def map(
         self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
     ) -> Iterator[Found]:
-        """Processes that hold what is shared, each with one part at a time."""
+        """Work on the parts in processes that keep what is shared, each with one part at a time."""
         import ray
         from ray.util import ActorPool
 
-        options = {
-            "num_cpus": 1,
-            "num_gpus": int(self.uses_gpu),
-            "max_restarts": RETRIES,
-            "max_task_retries": RETRIES,
-        }
-        actor = ray.remote(**options)(_Holder)
-        held = ray.put(shared)
-        pool = ActorPool([actor.remote(function, held) for _ in range(min(self.count, max(len(parts), 1)))])
-        yield from pool.map(lambda holder, part: holder.work.remote(part), parts)
+        retries = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+        actor = ray.remote(num_cpus=1, num_gpus=int(self.uses_gpu), **retries)(_Worker)
+        sent = ray.put(shared)
+        pool = ActorPool([actor.remote(function, sent) for _ in range(min(self.count, max(len(parts), 1)))])
+        yield from pool.map(lambda worker, part: worker.work.remote(part), parts)
 
     def train_backbone(
         self, settings: Mapping[str, Any], folder: Path, on_epoch: Callable[[Mapping[str, Any]], None]
@@ -127,14 +114,14 @@ class RayWorkers:
             raise RecboleRaError(f"training with {self.count} workers failed: {reason}") from failed[0]
 
 
-class _Holder:
+class _Worker:
     """A process that keeps what all parts have in common."""
 
     def __init__(self, function: Callable[[Any, Any], Any], shared: Any) -> None:
         self.function, self.shared = function, shared
 
     def work(self, part: Any) -> Any:
-        """The result of one part."""
+        """Compute the result of one part."""
         return self.function(self.shared, part)
 
 
@@ -146,7 +133,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def train_loop(job: dict[str, Any]) -> None:
-    """What each process of Ray Train runs."""
+    """Train a backbone's part of each batch; what each process of Ray Train runs."""
     from ray import train
 
     from recbole_ra.training.backbone import train_part

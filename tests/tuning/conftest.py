@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,28 @@ def machine() -> Iterator[Any]:
         yield machine
 
 
-@pytest.fixture
-def words(walks: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Words of a sweep over a space that is written here: ``words("alpha: …", trials=4)``."""
+@pytest.fixture(scope="session")
+def words_below(walks: Path) -> Callable[..., list[str]]:
+    """Words of a sweep over a space that is written into a folder."""
 
-    def make(text: str, **options: Any) -> list[str]:
-        file = tmp_path / "space.yaml"
+    def make(folder: Path, text: str, **options: Any) -> list[str]:
+        file = folder / "space.yaml"
         file.write_text(text)
-        small = settings_below(tmp_path, walks)
+        small = settings_below(folder, walks)
         settings = {
             **{key: value for key, value in small.items() if key not in yaml.safe_load(text)},
             "model": "RaSASRec",
             "space": str(file),
-            "sweep_dir": str(tmp_path / "sweep"),
+            "sweep_dir": str(folder / "sweep"),
             "scheduler": "none",
             **options,
         }
         return [f"--{key}={value}" for key, value in settings.items()]
 
     return make
+
+
+@pytest.fixture
+def words(words_below: Callable[..., list[str]], tmp_path: Path) -> Callable[..., list[str]]:
+    """Words of a sweep over a space that is written here: ``words("alpha: …", trials=4)``."""
+    return functools.partial(words_below, tmp_path)

@@ -124,6 +124,7 @@ def test_paths_mean_the_same_in_any_working_directory(
     [
         ("alpha: {uniform: [0.1, 0.9]}", {"trials": 0}, "trials=0 must be >= 1"),
         ("alhpa: {uniform: [0.1, 0.9]}", {}, "did you mean 'alpha'?"),
+        ("alhpa: {uniform: [0.1, 0.9]}", {"beta": 2}, "recbole-ra: beta=2 must be between 0 and 1\n"),
         ("alpha: {uniform: [0.9, 0.1]}", {}, "is empty; low must be below high"),
         ("alpha: {uniform: [0.1, 0.9]}", {"valid_metric": "NGDC@10"}, "valid_metric"),
         ("alpha: {uniform: [0.1, 0.9]}", {"scheduler": "hyperband"}, "must be one of asha, median"),

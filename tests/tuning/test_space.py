@@ -220,7 +220,7 @@ def test_a_missing_file_lists_what_is_shipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "ends"),
+    ("parameter", "extremes"),
     [
         (Parameter("a", "choice", (1, "b", None)), (1, "b", None)),
         (Parameter("a", "grid", (1, 2)), (1, 2)),
@@ -229,10 +229,10 @@ def test_a_missing_file_lists_what_is_shipped(tmp_path: Path) -> None:
         (Parameter("a", "randint", (), 0, 100), (0, 99)),
     ],
 )
-def test_ends(parameter: Parameter, ends: tuple[Any, ...]) -> None:
-    assert parameter.ends() == ends
-    assert [type(end) for end in parameter.ends()] == [type(end) for end in ends]
-    assert all(parameter.holds(end) for end in ends)
+def test_extremes(parameter: Parameter, extremes: tuple[Any, ...]) -> None:
+    assert parameter.extremes() == extremes
+    assert [type(end) for end in parameter.extremes()] == [type(end) for end in extremes]
+    assert all(parameter.allows(end) for end in extremes)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_ends(parameter: Parameter, ends: tuple[Any, ...]) -> None:
         (Parameter("a", "randint", (), 0, 3), [0, 2], [3, -1, 1.0, True, None]),
     ],
 )
-def test_what_a_parameter_holds(parameter: Parameter, inside: list[Any], outside: list[Any]) -> None:
-    assert all(parameter.holds(value) for value in inside)
-    assert not any(parameter.holds(value) for value in outside)
+def test_what_a_parameter_allows(parameter: Parameter, inside: list[Any], outside: list[Any]) -> None:
+    assert all(parameter.allows(value) for value in inside)
+    assert not any(parameter.allows(value) for value in outside)
 
 
 numbers = st.floats(-1e6, 1e6)
@@ -288,10 +288,10 @@ def test_what_is_written_as_yaml_is_read(
         else:
             bounds = [parameter.low, parameter.high, *([parameter.step] if kind == "quniform" else [])]
             assert bounds == values
-        assert all(parameter.holds(end) for end in parameter.ends())
+        assert all(parameter.allows(end) for end in parameter.extremes())
 
 
-def test_values_that_left_the_space_are_brought_back() -> None:
+def test_values_that_left_the_space_are_clipped() -> None:
     kinds = {
         "alpha": Parameter("alpha", "uniform", low=0.1, high=0.9),
         "beta": Parameter("beta", "quniform", low=0.0, high=1.0, step=0.25),
@@ -299,6 +299,6 @@ def test_values_that_left_the_space_are_brought_back() -> None:
         "source": Parameter("source", "choice", values=("a", "b")),
     }
     space = Space(Path("x.yaml"), tuple(kinds.values()))
-    back = space.bring_back({"alpha": 1.08, "beta": 0.9, "n_neighbors": 58.8, "source": "b"})
+    back = space.clip({"alpha": 1.08, "beta": 0.9, "n_neighbors": 58.8, "source": "b"})
     assert back == {"alpha": 0.9, "beta": 1.0, "n_neighbors": 49, "source": "b"}
-    assert all(kinds[name].holds(value) for name, value in back.items())
+    assert all(kinds[name].allows(value) for name, value in back.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -26,31 +28,60 @@ def trials_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "sweep" / "trials.csv", dtype={"trial": str})
 
 
+class Finished(NamedTuple):
+    """A sweep that came to its end."""
+
+    folder: Path
+    words: list[str]
+    output: str
+
+
+@pytest.fixture(scope="module")
+def finished(words_below: Words, tmp_path_factory: pytest.TempPathFactory, machine: Any) -> Finished:
+    folder, output = tmp_path_factory.mktemp("finished"), io.StringIO()
+    words = words_below(folder, "alpha: {grid: [0.3, 0.7]}\nn_neighbors: {grid: [2, 5]}")
+    with contextlib.redirect_stdout(output):
+        assert main(["tune", *words]) == 0
+    return Finished(folder, words, output.getvalue())
+
+
 def test_a_grid_trains_one_backbone_and_leaves_table_pictures_and_settings(
-    words: Words, tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
+    finished: Finished, tmp_path: Path
 ) -> None:
-    assert main(["tune", *words("alpha: {grid: [0.3, 0.7]}\nn_neighbors: {grid: [2, 5]}")]) == 0
-    table = trials_of(tmp_path)
+    folder = finished.folder
+    table = trials_of(folder)
     assert set(zip(table["alpha"], table["n_neighbors"], strict=True)) == {
         (0.3, 2), (0.3, 5), (0.7, 2), (0.7, 5),
     }  # fmt: skip
     assert set(table["status"]) == {FINISHED}
     assert (table["epochs"] == 3).all()
-    assert len(list((tmp_path / "saved").glob("backbone-*"))) == 1
-    assert len(list((tmp_path / "saved").glob("bank-*"))) == 1
-    pictures = {path.name for path in (tmp_path / "sweep").glob("*.png")}
+    assert len(list((folder / "saved").glob("backbone-*"))) == 1
+    assert len(list((folder / "saved").glob("bank-*"))) == 1
+    pictures = {path.name for path in (folder / "sweep").glob("*.png")}
     assert pictures == {"best_so_far.png", "parameters.png", "parallel.png", "heat_map.png"}
     best = table.loc[table["ndcg@10"].idxmax()]
-    chosen = yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())
+    chosen = yaml.safe_load((folder / "sweep" / "best.yaml").read_text())
     assert (chosen["alpha"], chosen["n_neighbors"]) == (best["alpha"], best["n_neighbors"])
-    again = run(config_files=[tmp_path / "sweep" / "best.yaml"], output_dir=str(tmp_path / "again"))
+    again = run(config_files=[folder / "sweep" / "best.yaml"], output_dir=str(tmp_path / "again"))
     assert again.reused == ["backbone", "bank", "raft"]
     assert again.valid["unmasked"]["ndcg@10"] == pytest.approx(best["ndcg@10"], abs=1e-4)
-    assert f"{again.test['unmasked']['ndcg@10']:.4f}" in capsys.readouterr().out
+    assert f"{again.test['unmasked']['ndcg@10']:.4f}" in finished.output
+
+
+def test_a_sweep_is_not_overwritten_by_accident(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trials_of(finished.folder)
+    assert main(["tune", *finished.words]) == 2
+    assert "exists; --resume goes on with that sweep, --overwrite starts it anew" in capsys.readouterr().err
+    assert main(["tune", *finished.words, "--resume"]) == 0
+    pd.testing.assert_frame_equal(trials_of(finished.folder), first)
 
 
 def test_no_trial_looks_at_the_test_split(words: Words, tmp_path: Path, machine: Any) -> None:
-    assert main(["tune", *words("learning_rate: {grid: [0.01, 0.003]}", model="SASRec")]) == 0
+    assert (
+        main(["tune", *words("learning_rate: {grid: [0.01, 0.003]}", model="SASRec", max_concurrent=1)]) == 0
+    )
     results = [pd.read_json(path, typ="series") for path in (tmp_path / "sweep").glob("*/*/*/result.json")]
     assert len(results) == 2
     assert all(result["test"] == {} for result in results)
@@ -61,7 +92,10 @@ def test_no_trial_looks_at_the_test_split(words: Words, tmp_path: Path, machine:
 def test_a_trial_that_raises_is_marked_and_the_sweep_goes_on(
     words: Words, tmp_path: Path, machine: Any
 ) -> None:
-    assert main(["tune", *words("min_support: {grid: [900, 2]}", memory_source="patterns")]) == 0
+    assert (
+        main(["tune", *words("min_support: {grid: [2, 900]}", memory_source="patterns", max_concurrent=1)])
+        == 0
+    )
     table = trials_of(tmp_path).set_index("min_support")
     assert table.loc[2, "status"] == FINISHED
     assert table.loc[900, "status"] == FAILED
@@ -109,19 +143,6 @@ def test_population_based_training_goes_on_from_better_trials(
     started = list((tmp_path / "sweep" / "trials").glob("*/started_from.txt"))
     assert started
     assert all((path.parent / path.read_text() / "last.pt").exists() for path in started)
-
-
-def test_a_sweep_is_not_overwritten_by_accident(
-    words: Words, tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = words("alpha: {grid: [0.3, 0.7]}")
-    assert main(["tune", *sweep]) == 0
-    first = trials_of(tmp_path)
-    capsys.readouterr()
-    assert main(["tune", *sweep]) == 2
-    assert "exists; --resume goes on with that sweep, --overwrite starts it anew" in capsys.readouterr().err
-    assert main(["tune", *sweep, "--resume"]) == 0
-    pd.testing.assert_frame_equal(trials_of(tmp_path), first)
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("ray", reason="make setup-tune installs it")
+
 from ray import tune
 
+from recbole_ra.cli import parse_settings
 from recbole_ra.retrieval.finetuning import RAFT
-from recbole_ra.tuning.space import Space
-from recbole_ra.tuning.trial import Reporter, TrialPlan
+from recbole_ra.tuning.options import Sweep, plan_sweep
+from recbole_ra.tuning.trial import Reporter
 
-PLAN = TrialPlan(
-    model="RaSASRec",
-    dataset="shop",
-    settings={},
-    space=Space(Path("s.yaml"), ()),
-    stage=RAFT,
-    metric="ndcg@10",
-    bigger=True,
-    folder=Path("trials"),
-    checkpoint_every=0,
-    uses_gpu=False,
-)
+Words = Callable[..., list[str]]
+
+
+def plan(words: list[str]) -> Sweep:
+    settings, files = parse_settings(words)
+    return plan_sweep(settings.pop("model"), settings.pop("dataset"), files, settings)
+
+
+def test_a_plan_can_be_sent_to_another_process(words: Words) -> None:
+    sweep = plan(words("alpha: {grid: [0.3, 0.7]}"))
+    there = pickle.loads(pickle.dumps(sweep))
+    assert (there.metric, there.bigger, there.grace) == ("ndcg@10", True, sweep.grace)
+    assert (there.config.model, there.space, there.settings) == ("RaSASRec", sweep.space, sweep.settings)
 
 
 @pytest.mark.parametrize(
@@ -32,14 +37,18 @@ PLAN = TrialPlan(
     [(True, [0.2, 0.3, 0.3, 0.3], [0, 1, 1, 3]), (False, [0.2, 0.2, 0.1, 0.1], [0, 0, 2, 2])],
 )
 def test_the_best_epoch_is_the_last_of_equal_ones_as_in_training(
-    bigger: bool, best: list[float], best_epochs: list[int], monkeypatch: pytest.MonkeyPatch
+    bigger: bool, best: list[float], best_epochs: list[int], words: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reported.append)
-    report = Reporter(dataclasses.replace(PLAN, bigger=bigger), went_on=False)
-    report({"stage": "SASRec", "epoch": 0, "ndcg@10": 0.9, "loss": 1.0})
+    metric = "ndcg@10" if bigger else "averagepopularity@10"
+    options = (
+        {} if bigger else {"valid_metric": "AveragePopularity@10", "metrics": "[NDCG,AveragePopularity]"}
+    )
+    report = Reporter(plan(words("alpha: {grid: [0.3]}", **options)), continues=False)
+    report({"stage": "SASRec", "epoch": 0, metric: 0.9, "loss": 1.0})
     for epoch, value in enumerate([0.2, 0.3, 0.1, 0.3]):
-        report({"stage": RAFT, "epoch": epoch, "ndcg@10": value, "loss": 1.0})
+        report({"stage": RAFT, "epoch": epoch, metric: value, "loss": 1.0})
     assert [entry["best"] for entry in reported] == best
     assert [entry["best_epoch"] for entry in reported] == best_epochs
     assert [entry["epochs"] for entry in reported] == [1, 2, 3, 4]

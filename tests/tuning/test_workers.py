@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -72,19 +73,23 @@ def test_a_model_of_recbole_trains_on_two_workers(
 def test_regeneration_and_bank_are_the_same_bit_for_bit(
     alone: dict[str, Any], together: dict[str, Any], machine: Any
 ) -> None:
-    """The backbone is loaded, so that both encode with the same weights."""
+    """Backbone, teacher and regenerator are those of one, so that both decode and encode with them."""
     run("SASRec", **alone, say=silent)
     trained = {"backbone_checkpoint": str(artifact(alone, "backbone") / "best.pt"), "eval_batch_size": 64}
     regenerated = {**REGENERATION, "memory_data": "regenerated"}
-    results = [
-        run("RaSASRec", **settings, **trained, **regenerated, say=silent) for settings in (alone, together)
-    ]
+    one = run("RaSASRec", **alone, **trained, **regenerated, say=silent)
+    for stage in ("teacher", "regenerator"):
+        made = artifact(alone, stage)
+        shutil.copytree(made, Path(together["checkpoint_dir"]) / made.name)
+    two = run("RaSASRec", **together, **trained, **regenerated, say=silent)
+    assert {"teacher", "regenerator"} <= set(two.reused)
+    assert not {"decoded", "bank"} & set(two.reused)
     decoded = [Decoded.load(artifact(settings, "decoded")) for settings in (alone, together)]
     for name in ("items", "offsets", "source", "latent"):
         np.testing.assert_array_equal(getattr(decoded[0], name), getattr(decoded[1], name))
     states = [np.load(artifact(settings, "bank") / "train_states.npy") for settings in (alone, together)]
     np.testing.assert_array_equal(states[0], states[1])
-    assert results[0].test == results[1].test
+    assert one.test == two.test
 
 
 def test_more_workers_than_cpus_are_refused(together: dict[str, Any], machine: Any) -> None:

@@ -10,29 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_ra.report.sweep import (
-    Trial,
-    best_first,
-    best_trial,
-    name_text,
-    picture_notes,
-    trials_table,
-    write_trials,
-)
 from recbole_ra.report.tables import render
+from recbole_ra.tuning.table import Trial, best_first, best_trial, trials_table, write_trials
 
 METRIC = "ndcg@10"
 ERROR = "RuntimeError: [a] is out of memory; reduce train_batch_size and run again"
 
 
 def trial(number: int, best: float | None, status: str = "finished", **parameters: Any) -> Trial:
-    return Trial(f"t{number:04}", parameters, status, best, None if best is None else 7, 12, 61.25)
+    if best is None:
+        return Trial(f"t{number:04}", parameters, status, epochs=12, seconds=61.25)
+    return Trial(f"t{number:04}", parameters, status, best, 7, 12, 61.25)
 
 
 SWEEP = [
     trial(0, 0.05, alpha=0.1, k=5, source="both"),
     trial(1, 0.07, "stopped", alpha=0.123456, k=10, source="[b]patterns"),
-    Trial("t0002", {"alpha": 0.9, "k": 5}, "failed", best=0.9, error=ERROR),
+    Trial("t0002", {"alpha": 0.9, "k": 5, "source": "both"}, "failed", best=0.9, error=ERROR),
     trial(3, 0.07, alpha=0.5, k=20, source="both"),
     trial(4, None, "waiting", alpha=1e-5, k=10, source="both"),
     trial(5, 0.06, "running", alpha=0.7, k=20, source="both"),
@@ -69,7 +63,7 @@ def test_the_table_has_the_best_first_and_those_without_a_value_last() -> None:
     assert rows[0] == ["trial", "status", "alpha", "k", "source", METRIC, "epoch", "seconds", "error"]
     assert rows[2] == ["t0001", "stopped", "0.1235", "10", "[b]patterns", "0.0700", "7/12", "61.2"]
     assert [row[0] for row in rows[2:-1]] == ["t0001", "t0003", "t0005", "t0000", "t0002", "t0004"]
-    assert rows[6][:8] == ["t0002", "failed", "0.9", "5", "–", "0.9000", "–/0", "0.0"]
+    assert rows[6][:8] == ["t0002", "failed", "0.9", "5", "both", "0.9000", "–/0", "0.0"]
     assert rows[7] == ["t0004", "waiting", "1e-05", "10", "both", "–", "–/12", "61.2"]
     assert " ".join(rows[-1]) == "6 trials: 1 waiting, 1 running, 2 finished, 1 stopped, 1 failed"
     assert [row.style for row in table.rows] == ["bold", *[None] * 5]
@@ -107,8 +101,11 @@ def test_tables_without_a_value_have_no_bold_row() -> None:
 
 
 def test_long_names_break_after_underscores() -> None:
-    assert name_text("n_neighbors") == "n_neighbors"
-    assert name_text("raft_learning_rate") == "raft_\nlearning_\nrate"
+    table = trials_table([trial(0, 1.0, n_neighbors=1, raft_learning_rate=2)], METRIC, bigger=True)
+    assert [str(column.header) for column in table.columns[2:4]] == [
+        "n_neighbors",
+        "raft_\nlearning_\nrate",
+    ]
 
 
 def read(path: Path) -> list[list[str]]:
@@ -123,7 +120,7 @@ def test_csv_has_one_line_a_trial_in_the_order_given(tmp_path: Path) -> None:
     parameters = ["alpha", "k", "source"]
     assert rows[0] == ["trial", "status", *parameters, METRIC, "best_epoch", "epochs", "seconds", "error"]
     assert rows[1] == ["t0000", "finished", "0.1", "5", "both", "0.05", "7", "12", "61.25", ""]
-    assert rows[3] == ["t0002", "failed", "0.9", "5", "", "0.9", "", "0", "0.0", ERROR]
+    assert rows[3] == ["t0002", "failed", "0.9", "5", "both", "0.9", "", "0", "0.0", ERROR]
     assert rows[5] == ["t0004", "waiting", "1e-05", "10", "both", "", "", "12", "61.25", ""]
 
 
@@ -142,13 +139,7 @@ def test_csv_values_round_trip(
     tmp_path_factory: pytest.TempPathFactory, x: float, best: float, text: str
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "trials.csv"
-    write_trials([trial(0, best, x=x, text=text), trial(1, None, text=text)], path, METRIC)
+    write_trials([trial(0, best, x=x, text=text), trial(1, None, x=0.5, text=text)], path, METRIC)
     _, first, second = read(path)
     assert (float(first[2]), first[3], float(first[4])) == (x, text, best)
-    assert (second[2], second[3], second[4]) == ("", text, "")
-
-
-def test_titles_say_what_is_missing() -> None:
-    assert picture_notes(SWEEP, bigger=True) == "\nleft out: 1 failed, 1 without a value"
-    assert picture_notes(SWEEP[2:3], bigger=False) == "\nsmaller is better; left out: 1 failed"
-    assert picture_notes(SWEEP[:1], bigger=True) == ""
+    assert (second[2], second[3], second[4]) == ("0.5", text, "")
