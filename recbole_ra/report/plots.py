@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -18,9 +18,21 @@ from recbole_ra.core.errors import DataError, nearest
 from recbole_ra.core.files import replacing
 
 _LOSS, _METRIC, _GREY = "#3b6fb6", "#d1662b", "#5a5a5a"
-_DPI = 150
 
 Epoch = Mapping[str, float | str]
+
+
+@contextlib.contextmanager
+def png_figure(path: Path, width: float, height: float, title: str = "") -> Iterator[Figure]:
+    """Give a figure to draw on, its sides in inches, that becomes a PNG file if the block succeeds.
+
+    The file appears complete or not at all, in an existing directory; an older one is replaced.
+    """
+    figure = Figure((width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    figure.suptitle(title, fontsize=12)
+    yield figure
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png")
 
 
 def learning_curve(
@@ -33,15 +45,13 @@ def learning_curve(
 ) -> None:
     """Draw training loss (left axis) and a validation metric (right axis) over epochs as a PNG.
 
-    The file appears complete or not at all.
-
     Parameters
     ----------
     history : sequence of mappings
         One entry an epoch: ``loss``, the metric where it was computed, ``epoch`` (by default
         counted from 0 within the stage) and ``stage``; one panel a stage, in order of appearance.
     path : Path
-        Target in an existing directory; replaced if it exists.
+        As :func:`png_figure` takes it.
     metric : str
         Key of the validation metric, for example ``"ndcg@10"``.
     best_epoch : int or mapping of str to int, optional
@@ -67,16 +77,11 @@ def learning_curve(
     if not isinstance(best_epoch, Mapping):
         best_epoch = {} if best_epoch is None else {list(stages)[-1]: best_epoch}
 
-    figure = Figure(figsize=(6.4 * len(stages), 4.0), dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.12))
-    FigureCanvasAgg(figure)  # attaches itself: savefig then draws without a display
-    figure.suptitle(title, fontsize=12)
-    for panel, (stage, entries) in enumerate(stages.items(), start=1):
-        axes = figure.add_subplot(1, len(stages), panel)
-        axes.set_title(stage, fontsize=10, color=_GREY)
-        _draw_stage(axes, entries, metric, best_epoch.get(stage))
-
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png")
+    with png_figure(path, 6.4 * len(stages), 4.0, title) as figure:
+        for panel, (stage, entries) in enumerate(stages.items(), start=1):
+            axes = figure.add_subplot(1, len(stages), panel)
+            axes.set_title(stage, fontsize=10, color=_GREY)
+            _draw_stage(axes, entries, metric, best_epoch.get(stage))
 
 
 def _draw_stage(left: Axes, entries: Sequence[Epoch], metric: str, best: int | None) -> None:
