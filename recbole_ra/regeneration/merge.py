@@ -84,7 +84,6 @@ def merge(
     original : SequenceTable
         Training sequences; validation and test parts are cut off already.
     patterns : SequenceTable, optional
-        Mined patterns, which nobody owns.
     decoded : SequenceTable, optional
         What the regenerator produced, owned by the user of its source sequence.
     latent : int64 array, shape [decoded rows], optional
@@ -120,8 +119,7 @@ def row_codes(table: SequenceTable) -> IntArray:
     size = table.items.itemsize
     offsets, items = pa.py_buffer(table.offsets * size), pa.py_buffer(np.ascontiguousarray(table.items))
     rows = pa.Array.from_buffers(pa.large_binary(), len(table), [None, offsets, items])
-    codes: IntArray = rows.dictionary_encode().indices.to_numpy().astype(np.int64)
-    return codes
+    return rows.dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def take_rows(table: SequenceTable, rows: IntArray) -> SequenceTable:
@@ -147,10 +145,8 @@ def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
     sizes = {table.n_items for table in tables}
     if len(sizes) != 1:
         raise ValueError(f"need tables over one vocabulary, got sizes {sorted(sizes)}")
-    return SequenceTable(
-        np.concatenate([table.items for table in tables]),
-        np.concatenate([[0], np.cumsum(np.concatenate([table.lengths for table in tables]))]),
-        np.concatenate([table.users for table in tables]),
-        sizes.pop(),
-        np.concatenate([table.origin for table in tables]),
+    items, lengths, users, origin = (
+        np.concatenate([getattr(table, name) for table in tables])
+        for name in ("items", "lengths", "users", "origin")
     )
+    return SequenceTable(items, np.concatenate([[0], np.cumsum(lengths)]), users, sizes.pop(), origin)

@@ -104,20 +104,10 @@ def _extend(
 
 
 def _frequent(keys: IntArray, sequence: IntArray, min_support: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Number the keys that occur in enough sequences.
+    """Number the keys that occur in enough sequences; ``sequence`` never falls.
 
-    Parameters
-    ----------
-    keys, sequence : int64 arrays, shape [occurrences]
-        ``sequence`` never falls.
-
-    Returns
-    -------
-    code : int64 array, shape [occurrences]
-        Rank of the occurrence's key among the frequent ones, -1 if it is not frequent.
-    frequent : int64 array, shape [frequent keys]
-        Ascending.
-    support : int64 array, shape [frequent keys]
+    Gives the rank of each occurrence's key among the frequent ones, or -1; the frequent keys, ascending;
+    and in how many sequences each of them occurs.
     """
     # A sort of what does not fit the cache waits for memory at every step. So first one pass that
     # parts the keys by value (16 bits: a radix sort), then each part for itself.

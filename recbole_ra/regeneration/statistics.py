@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData, concatenate, row_codes, take_rows
-
-if TYPE_CHECKING:  # counting needs no torch
-    from recbole_ra.regeneration.decoding import Decoded
-
 
 Numbers = dict[str, Any]
 """Numbers by name, as they stand in JSON."""
@@ -175,12 +172,7 @@ def _decoded_numbers(marks: pd.DataFrame) -> Numbers:
 
 
 def transitions(table: SequenceTable) -> IntArray:
-    """Adjacent pairs of items, each as ``first * n_items + second``.
-
-    Returns
-    -------
-    int64 array, shape [interactions - sequences that are not empty]
-    """
+    """Adjacent pairs of items, each as ``first * n_items + second``; int64 array, shape [pairs]."""
     sequence = np.repeat(np.arange(len(table)), table.lengths)
     before, after = table.items[:-1].astype(np.int64), table.items[1:]
     return (before * table.n_items + after)[sequence[:-1] == sequence[1:]]
