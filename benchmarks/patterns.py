@@ -24,7 +24,7 @@ from sequential.seq2pat import Seq2Pat
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
-from recbole_ra.regeneration.pairs import contained_patterns, draw_pairs
+from recbole_ra.regeneration.pairs import draw_pairs
 from recbole_ra.settings.config import RaConfig
 
 T = TypeVar("T")
@@ -128,11 +128,11 @@ def pairing(table: SequenceTable, patterns: Patterns, rounds: int) -> None:
         f"draw_pairs: {len(pairs)} pairs of {len(table)} sequences, median {statistics.median(spent):.2f} s"
     )
     seconds, expected = timed(scan, sequences, candidates)
-    found = contained_patterns(table, patterns)
+    found = draw_pairs(table, patterns, per_sequence=len(patterns), seed=0)  # all of them
     chosen = np.isin(found.sequence, sample)
     row = np.searchsorted(sample, found.sequence[chosen])
     if list(zip(row.tolist(), found.pattern[chosen].tolist(), strict=True)) != expected:
-        raise SystemExit("the scan finds other pairs than contained_patterns")
+        raise SystemExit("the scan finds other pairs than draw_pairs")
     extrapolated = seconds * len(table) / len(sample)
     print(
         f"scan: {seconds:.1f} s for {len(sample)} sequences, all pairs equal; extrapolated to all "

@@ -1,8 +1,14 @@
-"""Regenerated data as text: one file of sequences, and RecBole's pre-split files (METHOD 1.6)."""
+"""Regenerated data as text: one file of sequences, and RecBole's pre-split files (METHOD 1.6).
+
+Columns of text are Arrow arrays, so that nothing loops over rows, and files are written block by block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +17,84 @@ import yaml
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.core.files import replacing
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import replacing, write_bytes
 from recbole_ra.data.atomic import MISSING, check_readable, shown
-from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
+from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable, places
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
-from recbole_ra.regeneration.text import (
-    blocks,
-    item_separator,
-    join_items,
-    owners,
-    refuse,
-    refuse_broken,
-    write_lines,
-)
 
 SEQUENCES_FILE = "sequences.tsv"
-"""What the file of sequences is called in a folder."""
+"""Name of the file of sequences in a folder."""
 
+SEPARATORS = (" ", ",", ";", "|")
+"""What may stand between the items of a row: the first that is in no item token."""
+
+BLOCK_ITEMS = 1 << 20  # that are turned into text at once
 COLUMNS = ("origin", "user", "latent", "items")
-"""Columns of the file of sequences."""
-
-ORIGINS = [origin.name.lower() for origin in Origin]
-"""What the column ``origin`` may hold."""
-
 _HEADER = "\t".join(COLUMNS)
+_ORIGINS = [origin.name.lower() for origin in Origin]
+
+# What a token must not match, and what is wrong with it then.
+_UNWRITABLE = {"[\\t\\n\\r\\x00]|^$": "cannot be written, as it is empty or holds a tab or line break"}
+_NO_VALUE = f"^({'|'.join(map(re.escape, [*MISSING, '[PAD]']))})$"
+_MISREAD = {
+    '^"': "starts with a double quote, which RecBole takes for quoting",
+    _NO_VALUE: "is no name to RecBole, which reads it as 'no value'",
+}
+
 _YAML_HEADER = """\
 # Training rows: the regenerated data set. Validation and test: the original ones. Plain RecBole 1.2.1 reads
 # them with this file. Change data_path if the folder is moved. A model that trains with loss_type BPR needs
 # train_neg_sample_args: {distribution: uniform, sample_num: 1}.
 """
+
+
+def item_separator(item_tokens: Sequence[str]) -> str:
+    """Return the first of :data:`SEPARATORS` that is in no item token, of which the first is padding.
+
+    Raises
+    ------
+    DataError
+        If each of them is in some token.
+    """
+    everything = "\n".join(item_tokens[1:])
+    for separator in SEPARATORS:
+        if separator not in everything:
+            return separator
+    raise DataError(
+        f"item tokens hold every possible separator ({', '.join(map(repr, SEPARATORS))}); "
+        f"rename the items with {SEPARATORS[-1]!r} in the .inter file"
+    )
+
+
+def check_tokens(
+    where: Path | str,
+    user_tokens: Sequence[str],
+    item_tokens: Sequence[str],
+    faults: Mapping[str, str] = _UNWRITABLE | _MISREAD,
+) -> None:
+    """Refuse what RecBole, which reads through pandas, could not read back of the files written here.
+
+    Parameters
+    ----------
+    where : Path or str
+        What the message begins with.
+    user_tokens, item_tokens : sequences of str
+        Original tokens by id; the first of both is padding and never written.
+    faults : mapping of str to str
+        Regular expressions that no token may match, and what is wrong with one that does.
+
+    Raises
+    ------
+    DataError
+        For the first such token; and if no separator is left to stand between items.
+    """
+    item_separator(item_tokens)
+    for known, what in ((item_tokens, "item"), (user_tokens, "user")):
+        tokens = pa.array(known[1:], pa.string())
+        for pattern, fault in faults.items():
+            for bad in tokens.filter(compute.match_substring_regex(tokens, pattern)):
+                raise DataError(f"{where}: {what} {shown(bad.as_py())} {fault}; rename it in the .inter file")
 
 
 def write_sequences(
@@ -51,13 +105,6 @@ def write_sequences(
     Tab-separated, one row a line below a header: ``origin`` (original, pattern or regenerated), ``user``
     and ``latent`` (both empty where there is none), ``items`` with :func:`item_separator` between them.
 
-    Parameters
-    ----------
-    path : Path
-    data : RegeneratedData
-    item_tokens, user_tokens : sequences of str
-        Original tokens by id; the first of both is padding and never written.
-
     Raises
     ------
     DataError
@@ -65,56 +112,53 @@ def write_sequences(
     """
     if not len(data):
         raise DataError(f"{path}: there is no row to write; keep at least one origin")
-    separator = item_separator(item_tokens)
-    items, users = pa.array(item_tokens, pa.string()), pa.array([*user_tokens, ""], pa.string())
-    refuse_broken(path, items[1:], "item")
-    refuse_broken(path, users[1:-1], "user")
-    origins = pa.array(ORIGINS)
-    table = data.table
+    check_tokens(path, user_tokens, item_tokens, _UNWRITABLE)
+    text, table, origins = _Text(item_tokens, user_tokens, nobody=""), data.table, pa.array(_ORIGINS)
 
     def columns(rows: slice) -> list[pa.Array]:
         space = pa.array(data.latent[rows])
         return [
             origins.take(pa.array(table.origin[rows])),
-            owners(table.users[rows], users),
+            text.of_users(table.users[rows]),
             compute.if_else(compute.less(space, 0), "", space.cast(pa.string())),
-            join_items(table.items, table.offsets[:-1][rows], table.lengths[rows], items, separator),
+            text.of_rows(table.items, table.offsets[:-1][rows], table.lengths[rows]),
         ]
 
-    write_lines(path, _HEADER, blocks(table.lengths, columns))
+    _write_lines(path, _HEADER, map(columns, _blocks(table.lengths)))
 
 
 def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence[str]) -> RegeneratedData:
-    """Read what :func:`write_sequences` wrote, or a file of that form from elsewhere.
-
-    Parameters
-    ----------
-    path : Path
-    item_tokens, user_tokens : sequences of str
-        Original tokens by id, as at the writing; the first of both is padding.
+    """Read what :func:`write_sequences` wrote with the same tokens, or a file of that form from elsewhere.
 
     Raises
     ------
     DataError
         For a fault in the file, with its line.
     """
-    fields = compute.split_pattern(_read_lines(path), "\t")
+    check_readable(path)
+    try:
+        header, *lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
+    if header != _HEADER:
+        raise DataError(f"{path}, line 1: header is {shown(header)}; must be {_HEADER!r}")
+    if not lines:
+        raise DataError(f"{path}: has a header but no rows; write it again")
+    fields = compute.split_pattern(pa.array(lines, pa.large_string()), "\t")
     counts = compute.list_value_length(fields)
-    _check(
-        path,
-        counts.to_numpy() == len(COLUMNS),
-        counts,
+    fault = (
         f"there are %s columns instead of {len(COLUMNS)} ({', '.join(COLUMNS)}); put one tab between them, "
-        "also where one is empty",
+        "also where one is empty"
     )
+    _check(path, counts.to_numpy() == len(COLUMNS), counts, fault)
     flat = compute.list_flatten(fields)
     origins, users, spaces, rows = (flat[place :: len(COLUMNS)] for place in range(len(COLUMNS)))
 
-    origin = _index(origins, ORIGINS)
-    _check(path, origin >= 0, origins, f"unknown origin %s; must be one of {', '.join(ORIGINS)}")
-    user = _index(users, user_tokens)
-    fault = "unknown user %s; must be a user of the data set, or empty for nobody"
-    _check(path, (user >= 0) | _is(users, "^$"), users, fault)
+    origin = _index(origins, _ORIGINS)
+    _check(path, origin >= 0, origins, f"unknown origin %s; must be one of {', '.join(_ORIGINS)}")
+    user = _index(users, ["", *user_tokens[1:]])
+    _check(path, user >= 0, users, "unknown user %s; must be a user of the data set, or empty for nobody")
+    user[user == 0] = -1
     is_number = _is(spaces, "^[0-9]{1,9}$")
     fault = "latent %s must be empty, or for a regenerated row the number of a latent space, from 0"
     _check(path, (is_number & (origin == Origin.REGENERATED)) | _is(spaces, "^$"), spaces, fault)
@@ -136,32 +180,6 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     return RegeneratedData(table, latent)
 
 
-def check_tokens(where: Path | str, user_tokens: Sequence[str], item_tokens: Sequence[str]) -> None:
-    """Refuse what RecBole could not read back of the files written here.
-
-    Parameters
-    ----------
-    where : Path or str
-        What the message begins with.
-    user_tokens, item_tokens : sequences of str
-        Original tokens by id; the first of both is padding.
-
-    Raises
-    ------
-    DataError
-        For the first token that RecBole, which reads through pandas, takes for something else; and if no
-        separator is left to stand between items.
-    """
-    item_separator(item_tokens)
-    for known, what in ((item_tokens, "item"), (user_tokens, "user")):
-        tokens = pa.array(known[1:], pa.string())
-        refuse_broken(where, tokens, what)
-        quoted = compute.starts_with(tokens, '"')
-        refuse(where, tokens, quoted, what, "starts with a double quote, which RecBole takes for quoting")
-        missing = compute.is_in(tokens, value_set=pa.array([*MISSING, "[PAD]"]))
-        refuse(where, tokens, missing, what, "is no name to RecBole, which reads it as 'no value'")
-
-
 def write_benchmark_files(
     folder: Path,
     name: str,
@@ -177,35 +195,22 @@ def write_benchmark_files(
 
     ``folder`` gets ``name.{train,valid,test}.inter`` with one (prefix, target) row a line, ``name.item`` with
     the whole catalogue, so that every item is ranked even if no row has it, and ``name.yaml`` with the
-    settings to read them, which is written last. The prefixes of ``train`` are expanded block by block.
+    settings to read them, which is written last and returned. RecBole looks for a folder called ``name`` in
+    ``data_path``, which is set to the one above ``folder``.
 
     Parameters
     ----------
-    folder : Path
-        Folder of this data set. RecBole looks for it in ``data_path``, which is set to the folder above, and
-        by ``name``: it has to be called that by then.
-    name : str
-        RecBole's ``dataset``.
     train : SequenceTable
-        Every (prefix, next item) of every row is trained on. Rows that nobody owns get a user of their own.
+        Every (prefix, next item) of every row is trained on. Unowned rows get a user of their own.
     valid, test : Prefixes
         Held-out rows of the original data.
-    user_tokens, item_tokens : sequences of str
-        Original tokens by id; the first of both is padding.
     max_length : int
         Latest items kept of a prefix.
-
-    Returns
-    -------
-    Path
-        The settings file: ``Config(model=..., dataset=name, config_file_list=[path])``.
 
     Raises
     ------
     DataError
         If a split is empty, or a token holds what RecBole could not read back.
-    SettingsError
-        If RecBole cannot load a data set of that name.
 
     Notes
     -----
@@ -213,31 +218,29 @@ def write_benchmark_files(
     histories of pre-split files only if the item field has this name (``_benchmark_presets`` of its
     ``SequentialDataset``). It needs no times then, and applies no filters.
     """
-    if name in ("", "ml-100k") or Path(name).name != name:  # RecBole brings its own ml-100k
-        raise SettingsError(
-            f"name={name!r}: RecBole cannot load a data set of that name; choose another, such as my-data"
-        )
-    splits = {"train": Prefixes.all_of(train, max_length), "valid": valid, "test": test}
-    splits = {key: Prefixes(p.table, p.sequence, p.position, max_length) for key, p in splits.items()}
+    splits = {
+        "train": Prefixes.all_of(train, max_length),
+        "valid": dataclasses.replace(valid, max_length=max_length),
+        "test": dataclasses.replace(test, max_length=max_length),
+    }
     for split, prefixes in splits.items():
         if not len(prefixes):
             raise DataError(f"{folder}: there is no {split} row to write; RecBole needs all three splits")
-
     check_tokens(folder, user_tokens, item_tokens)
     nobody = "[pattern]"
     while nobody in user_tokens:
         nobody = f"[{nobody}]"
-    separator = item_separator(item_tokens)
-    items, users = pa.array(item_tokens, pa.string()), pa.array([*user_tokens, nobody], pa.string())
+    text = _Text(item_tokens, user_tokens, nobody)
     header = "user_id:token\titem_id_list:token_seq\titem_id:token"
     for split, prefixes in splits.items():
-        write_lines(folder / f"{name}.{split}.inter", header, _rows(prefixes, users, items, separator))
-    write_lines(folder / f"{name}.item", "item_id:token", [[items[1:]]])
+        columns = (text.of_prefixes(prefixes[rows]) for rows in _blocks(prefixes.lengths))
+        _write_lines(folder / f"{name}.{split}.inter", header, columns)
+    _write_lines(folder / f"{name}.item", "item_id:token", [[text.items[1:]]])
     settings = {
         "data_path": str(folder.resolve().parent),
         "benchmark_filename": list(splits),
         "field_separator": "\t",
-        "seq_separator": separator,
+        "seq_separator": text.separator,
         "encoding": "utf-8",
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
@@ -251,54 +254,63 @@ def write_benchmark_files(
         "train_neg_sample_args": None,
     }
     path = folder / f"{name}.yaml"
-    with replacing(path) as temporary:
-        text = _YAML_HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, (_YAML_HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode())
     return path
 
 
-def _rows(prefixes: Prefixes, users: pa.Array, items: pa.Array, separator: str) -> Iterator[list[pa.Array]]:
-    """Columns of (prefix, target) rows, block by block."""
+class _Text:
+    """The tokens that ids are written as."""
 
-    def columns(rows: slice) -> list[pa.Array]:
-        part = prefixes[rows]
-        flat = part.table.items
-        return [
-            owners(part.users, users),
-            join_items(flat, part.flat_position - part.lengths, part.lengths, items, separator),
-            items.take(pa.array(part.targets)),
-        ]
+    def __init__(self, item_tokens: Sequence[str], user_tokens: Sequence[str], nobody: str) -> None:
+        self.separator = item_separator(item_tokens)
+        self.items = pa.array(item_tokens, pa.string())
+        self.users = pa.array([nobody, *user_tokens[1:]], pa.string())
 
-    return blocks(prefixes.lengths, columns)
+    def of_users(self, users: IntArray) -> pa.Array:
+        """The token of each owner, or ``nobody`` for -1."""
+        return self.users.take(pa.array(np.maximum(users, 0)))
+
+    def of_rows(self, flat: NDArray[np.int32], start: IntArray, length: IntArray) -> pa.Array:
+        """The items ``flat[start[i] : start[i] + length[i]]`` as one text for each row."""
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        tokens = self.items.take(pa.array(flat[places(start, length)]))
+        return compute.binary_join(
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens), self.separator
+        )
+
+    def of_prefixes(self, rows: Prefixes) -> list[pa.Array]:
+        """Owner, prefix and target of each row."""
+        prefixes = self.of_rows(rows.table.items, rows.flat_position - rows.lengths, rows.lengths)
+        return [self.of_users(rows.users), prefixes, self.items.take(pa.array(rows.targets))]
 
 
-def _read_lines(path: Path) -> pa.Array:
-    """The lines below the header."""
-    check_readable(path)
-    try:
-        header, *lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
-    if header != _HEADER:
-        raise DataError(f"{path}, line 1: header is {shown(header)}; must be {_HEADER!r}")
-    if lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise DataError(f"{path}: has a header but no rows; write it again")
-    return pa.array(lines, pa.large_string())
+def _blocks(sizes: IntArray) -> Iterator[slice]:
+    """Cut rows into consecutive blocks of about ``BLOCK_ITEMS`` items; ``sizes`` counts those of each row."""
+    number = np.cumsum(sizes) // BLOCK_ITEMS
+    bounds = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(sizes)]
+    return itertools.starmap(slice, itertools.pairwise(bounds))
+
+
+def _write_lines(path: Path, header: str, blocks: Iterable[list[pa.Array]]) -> None:
+    """Write blocks of columns, separated by tabs, below a header; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(header + "\n")
+            for columns in blocks:
+                lines = compute.binary_join_element_wise(*columns, "\t")
+                file.write("\n".join(lines.to_pylist()) + "\n")
 
 
 def _index(values: pa.Array, known: Sequence[str]) -> IntArray:
     """Place of each value among the known ones, -1 if it is none of them."""
     place = compute.index_in(values, value_set=pa.array(known, pa.large_string()))
-    found: IntArray = compute.fill_null(place, -1).to_numpy().astype(np.int64)
-    return found
+    return compute.fill_null(place, -1).to_numpy().astype(np.int64)
 
 
 def _is(values: pa.Array, pattern: str) -> NDArray[np.bool_]:
     """Which values match a regular expression."""
-    found: NDArray[np.bool_] = compute.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
-    return found
+    return compute.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
 
 
 def _check(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 
-from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
 
 SHORTEST = 2
@@ -50,21 +52,13 @@ class RegeneratedData:
 
     def keep(self, origins: Collection[Origin]) -> RegeneratedData:
         """Return the rows of some origins, in the same order."""
-        rows = np.flatnonzero(np.isin(self.table.origin, [int(origin) for origin in origins]))
-        return self._take(rows)
+        return self._take(np.flatnonzero(np.isin(self.table.origin, list(origins))))
 
     def repeat_originals(self, copies: int) -> RegeneratedData:
-        """Return the originals ``copies`` times: those added as a block in front of all rows.
+        """Return the originals ``copies`` times (at least 1): those added as a block in front of all rows.
 
         The paper unites with them once, the released code twice (METHOD 7).
-
-        Raises
-        ------
-        SettingsError
-            If ``copies`` is below 1.
         """
-        if copies < 1:
-            raise SettingsError(f"copies={copies} would leave the originals out; use 1, or 2 as released")
         originals = np.flatnonzero(self.table.origin == Origin.ORIGINAL)
         return self._take(np.concatenate([np.tile(originals, copies - 1), np.arange(len(self))]))
 
@@ -90,7 +84,6 @@ def merge(
     original : SequenceTable
         Training sequences; validation and test parts are cut off already.
     patterns : SequenceTable, optional
-        Mined patterns, which nobody owns.
     decoded : SequenceTable, optional
         What the regenerator produced, owned by the user of its source sequence.
     latent : int64 array, shape [decoded rows], optional
@@ -107,64 +100,37 @@ def merge(
     ValueError
         If the vocabularies differ, or ``latent`` does not belong to ``decoded``.
     """
-    n_decoded = -1 if decoded is None else len(decoded)
-    if (-1 if latent is None else len(latent)) != n_decoded:
+    if (None if decoded is None else len(decoded)) != (None if latent is None else len(latent)):
         raise ValueError("latent must be given exactly if decoded is, one number a row")
-
     sources = {Origin.ORIGINAL: original, Origin.PATTERN: patterns, Origin.REGENERATED: decoded}
-    given = {origin: table for origin, table in sources.items() if table is not None}
-    everything = concatenate(list(given.values()))
-    origin = np.repeat(np.array(list(given), dtype=np.uint8), [len(table) for table in given.values()])
-    space = np.full(len(everything), -1, dtype=np.int64)
+    tables = {origin: table for origin, table in sources.items() if table is not None}
+    table = concatenate(list(tables.values()))
+    origin = np.repeat(np.array(list(tables), dtype=np.uint8), [len(part) for part in tables.values()])
+    space = np.full(len(table), -1)
     if latent is not None:
         space[origin == Origin.REGENERATED] = latent
-
-    _, first = np.unique(row_codes(everything), return_index=True)
-    is_first = np.zeros(len(everything), dtype=bool)
-    is_first[first] = True
-    is_original = origin == Origin.ORIGINAL
-    trains = everything.lengths >= SHORTEST
-    rows = np.flatnonzero((is_original | is_first) & trains)
-    kept = take_rows(everything, rows)
-    table = SequenceTable(kept.items, kept.offsets, kept.users, kept.n_items, origin[rows])
-    return RegeneratedData(table, space[rows])
+    is_new = ~pd.Series(row_codes(table)).duplicated().to_numpy()
+    keep = ((origin == Origin.ORIGINAL) | is_new) & (table.lengths >= SHORTEST)
+    return RegeneratedData(dataclasses.replace(table, origin=origin), space)._take(np.flatnonzero(keep))
 
 
 def row_codes(table: SequenceTable) -> IntArray:
-    """Number the distinct rows: two rows get the same number exactly if they hold the same items.
-
-    Exact, not a hash: rows of each length are compared as bytes, by sorting.
-
-    Returns
-    -------
-    int64 array, shape [sequences]
-        Dense, ``0 .. distinct rows - 1``.
-    """
-    lengths = table.lengths
-    codes = np.empty(len(table), dtype=np.int64)
-    order = np.argsort(lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if len(order) else []
-    used = 0
-    for rows in groups:
-        width = int(lengths[rows[0]])
-        inverse = np.zeros(len(rows), dtype=np.int64)
-        if width:
-            matrix = table.items[table.offsets[rows][:, None] + np.arange(width)]
-            whole_rows = matrix.view(np.dtype((np.void, width * matrix.itemsize)))[:, 0]
-            inverse = np.unique(whole_rows, return_inverse=True)[1]
-        codes[rows] = used + inverse
-        used += int(inverse.max()) + 1
-    return codes
+    """Number the distinct rows from 0: two rows get the same number exactly if they hold the same items."""
+    size = table.items.itemsize
+    offsets, items = pa.py_buffer(table.offsets * size), pa.py_buffer(np.ascontiguousarray(table.items))
+    rows = pa.Array.from_buffers(pa.large_binary(), len(table), [None, offsets, items])
+    return rows.dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def take_rows(table: SequenceTable, rows: IntArray) -> SequenceTable:
-    """Return the named rows of a table, in that order; a row may be named more than once."""
+    """Return the named rows of a table, in that order, without times; a row may be named repeatedly."""
     lengths = table.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    place = places(table.offsets[rows], lengths)
-    times = None if table.times is None else table.times[place]
     return SequenceTable(
-        table.items[place], offsets, table.users[rows], table.n_items, table.origin[rows], times
+        table.items[places(table.offsets[rows], lengths)],
+        np.concatenate([[0], np.cumsum(lengths)]),
+        table.users[rows],
+        table.n_items,
+        table.origin[rows],
     )
 
 
@@ -179,10 +145,8 @@ def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
     sizes = {table.n_items for table in tables}
     if len(sizes) != 1:
         raise ValueError(f"need tables over one vocabulary, got sizes {sorted(sizes)}")
-    return SequenceTable(
-        np.concatenate([table.items for table in tables]),
-        np.concatenate([[0], np.cumsum(np.concatenate([table.lengths for table in tables]))]),
-        np.concatenate([table.users for table in tables]),
-        sizes.pop(),
-        np.concatenate([table.origin for table in tables]),
+    items, lengths, users, origin = (
+        np.concatenate([getattr(table, name) for table in tables])
+        for name in ("items", "lengths", "users", "origin")
     )
+    return SequenceTable(items, np.concatenate([[0], np.cumsum(lengths)]), users, sizes.pop(), origin)

@@ -1,9 +1,9 @@
 """Frequent ordered sub-sequences inside a sliding window (METHOD 1.1).
 
-Patterns are grown one item at a time. An occurrence is kept as (first position, last position,
-code of the pattern so far); a longer pattern can only be frequent where the shorter one that it
-starts with is, so occurrences of rare patterns are dropped before they are extended. Every step
-is one sort over the surviving occurrences.
+Patterns grow one item at a time. An occurrence is kept as (first position, last position, code of the
+pattern so far). A longer pattern can only be frequent where the shorter one that it starts with is, so
+occurrences of rare patterns are dropped before they are extended. Every step is one sort over the
+surviving occurrences.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_ra.core.errors import SettingsError
-from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
+
+MAX_LENGTH = 5
+"""Most items of a pattern; the fewest are 2."""
 
 CACHED = 1 << 16
 """Keys that are sorted at once: with their order and owners they fit a core's cache."""
@@ -47,77 +49,50 @@ class Patterns:
         return np.diff(self.offsets)
 
     def to_table(self, n_items: int) -> SequenceTable:
-        """Return the patterns as sequences that nobody owns.
-
-        Parameters
-        ----------
-        n_items : int
-            Size of the item vocabulary, padding included.
-        """
-        users = np.full(len(self), -1, dtype=np.int64)
+        """Return the patterns as unowned sequences over a vocabulary of ``n_items``, padding included."""
+        users = np.full(len(self), -1)
         return SequenceTable.from_arrays(
             self.items, self.offsets, n_items, users=users, origin=Origin.PATTERN
         )
 
 
-def mine_patterns(
-    table: SequenceTable, *, window: int = 5, min_support: int = 2, max_length: int = 5
-) -> Patterns:
+def mine_patterns(table: SequenceTable, *, window: int = 5, min_support: int = 2) -> Patterns:
     """Find all ordered sub-sequences, gaps allowed, that recur inside a sliding window.
+
+    An item that recurs in a sequence may recur in a pattern. The result equals, pattern by pattern and
+    support by support, what ``seq2pat`` finds with ``max_span=window`` and ``min_frequency=min_support``.
 
     Parameters
     ----------
     table : SequenceTable
         Training sequences.
     window : int
-        First and last item of an occurrence lie within this many consecutive positions.
+        At least 2; first and last item of an occurrence lie within this many consecutive positions.
     min_support : int
         Fewest sequences that contain the pattern; a sequence counts once.
-    max_length : int
-        Longest pattern, in items; patterns have at least 2.
-
-    Returns
-    -------
-    Patterns
-        Equal, pattern by pattern and support by support, to what ``seq2pat`` finds with
-        ``max_span=window`` and ``min_frequency=min_support``. An item that recurs in a sequence
-        may recur in a pattern.
-
-    Raises
-    ------
-    SettingsError
-        If a setting is out of range.
     """
-    lowest = {"window": (window, 2), "min_support": (min_support, 1), "max_length": (max_length, 2)}
-    for name, (value, least) in lowest.items():
-        if value < least:
-            raise SettingsError(f"{name}={value} is too small for mining; use at least {least}")
-
-    items = table.items
     end = np.repeat(table.offsets[1:], table.lengths)
     sequence = np.repeat(np.arange(len(table)), table.lengths)
-
-    first = last = np.arange(len(items))
-    code, keys, _ = _frequent(items.astype(np.int64), sequence, min_support)
+    first = last = np.arange(len(table.items))
+    code, keys, _ = _frequent(table.items.astype(np.int64), sequence, min_support)
     matrix = keys.astype(np.int32)[:, None]
-    found, supports = [], []
-    while matrix.shape[1] < min(max_length, window):
+    items, supports = [], []
+    lengths = range(2, min(MAX_LENGTH, window) + 1)
+    for _ in lengths:
         alive = code >= 0
         first, last, code = _extend(first[alive], last[alive], code[alive], end, window)
         # At most 2**32 patterns times 2**31 items: the pair of codes fits 64 bits.
-        pair = code * table.n_items + items[last]
-        code, keys, support = _frequent(pair, sequence[first], min_support)
+        code, keys, support = _frequent(
+            code * table.n_items + table.items[last], sequence[first], min_support
+        )
         prefix, item = np.divmod(keys, table.n_items)
         matrix = np.concatenate([matrix[prefix], item[:, None].astype(np.int32)], axis=1)
-        found.append(matrix)
+        items.append(matrix.reshape(-1))
         supports.append(support)
 
-    lengths = np.concatenate([np.full(len(m), m.shape[1]) for m in found])
-    return Patterns(
-        items=np.concatenate([m.reshape(-1) for m in found]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        support=np.concatenate(supports),
-    )
+    row_lengths = np.repeat(lengths, [len(support) for support in supports])
+    offsets = np.concatenate([[0], np.cumsum(row_lengths)])
+    return Patterns(np.concatenate(items), offsets, np.concatenate(supports))
 
 
 def _extend(
@@ -125,61 +100,35 @@ def _extend(
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Every occurrence with every later position of its window and sequence as the new last one."""
     room = np.minimum(first + window, end[first]) - last - 1
-    parent = np.repeat(np.arange(len(first)), room)
-    before = np.cumsum(room) - room
-    step = np.arange(len(parent)) - before[parent] + 1
-    return first[parent], last[parent] + step, code[parent]
+    return np.repeat(first, room), places(last + 1, room), np.repeat(code, room)
 
 
 def _frequent(keys: IntArray, sequence: IntArray, min_support: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Number the keys that occur in enough sequences.
+    """Number the keys that occur in enough sequences; ``sequence`` never falls.
 
-    Parameters
-    ----------
-    keys, sequence : int64 arrays, shape [occurrences]
-        ``sequence`` never falls.
-
-    Returns
-    -------
-    code : int64 array, shape [occurrences]
-        Rank of the occurrence's key among the frequent ones, -1 if it is not frequent.
-    frequent : int64 array, shape [frequent keys]
-        Ascending.
-    support : int64 array, shape [frequent keys]
+    Gives the rank of each occurrence's key among the frequent ones, or -1; the frequent keys, ascending;
+    and in how many sequences each of them occurs.
     """
-    if len(keys) <= CACHED:
-        return _frequent_in_cache(keys, sequence, min_support)
     # A sort of what does not fit the cache waits for memory at every step. So first one pass that
     # parts the keys by value (16 bits: a radix sort), then each part for itself.
-    n_parts = -(-len(keys) // CACHED)
-    part = np.minimum(keys * (n_parts / (keys.max() + 1)), n_parts - 1).astype(np.uint16)
-    order = np.argsort(part, kind="stable")
-    bounds = np.searchsorted(part[order], np.arange(n_parts + 1))
+    n_parts = len(keys) // CACHED + 1
+    part = np.minimum(keys * (n_parts / (keys.max(initial=0) + 1)), n_parts - 1).astype(np.uint16)
+    by_part = np.argsort(part, kind="stable")
+    bounds = np.searchsorted(part[by_part], np.arange(n_parts + 1))
     code = np.empty(len(keys), dtype=np.int64)
     frequent, supports, known = [], [], 0
-    for first, last in itertools.pairwise(bounds):
-        inside = order[first:last]
-        number, found, support = _frequent_in_cache(keys[inside], sequence[inside], min_support)
-        code[inside] = np.where(number < 0, -1, number + known)
-        known += len(found)
-        frequent.append(found)
-        supports.append(support)
+    for start, stop in itertools.pairwise(bounds):
+        # The stable sort keeps each key's occurrences in order of sequence: a change is a new one.
+        inside = by_part[start:stop]
+        inside = inside[np.argsort(keys[inside], kind="stable")]
+        key, owner = keys[inside], sequence[inside]
+        new_key = np.diff(key, prepend=-1) != 0
+        new_owner = new_key | (np.diff(owner, prepend=-1) != 0)
+        key_rank = np.cumsum(new_key) - 1
+        support = np.bincount(key_rank[new_owner], minlength=int(new_key.sum()))
+        keep = support >= min_support
+        code[inside] = np.where(keep, known + np.cumsum(keep) - 1, -1)[key_rank]
+        frequent.append(key[new_key][keep])
+        supports.append(support[keep])
+        known += len(frequent[-1])
     return code, np.concatenate(frequent), np.concatenate(supports)
-
-
-def _frequent_in_cache(
-    keys: IntArray, sequence: IntArray, min_support: int
-) -> tuple[IntArray, IntArray, IntArray]:
-    """:func:`_frequent` by one sort."""
-    order = np.argsort(keys, kind="stable")
-    by_key, owner = keys[order], sequence[order]
-    new_key = np.concatenate([[True], by_key[1:] != by_key[:-1]])[: len(keys)]
-    # The stable sort keeps each key's occurrences in order of sequence: a change is a new one.
-    new_owner = new_key | np.concatenate([[True], owner[1:] != owner[:-1]])[: len(keys)]
-    key_rank = np.cumsum(new_key) - 1
-    support = np.bincount(key_rank[new_owner], minlength=int(new_key.sum()))
-    keep = support >= min_support
-    number = np.where(keep, np.cumsum(keep) - 1, -1)
-    code = np.empty(len(keys), dtype=np.int64)
-    code[order] = number[key_rank]
-    return code, by_key[new_key][keep], support[keep]

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.table import Table
 
-from recbole_ra.core.files import replacing
-from recbole_ra.regeneration.statistics import DecodedStatistics, RegenerationStatistics, RowStatistics
+from recbole_ra.regeneration.statistics import Numbers, RegenerationStatistics
+from recbole_ra.report.plots import png_figure
 
 _COLOURS = {"original": "#5a5a5a", "pattern": "#3b6fb6", "regenerated": "#d1662b"}
 _LIGHT, _GRID = "#e3a887", "#e6e6e6"
-_DPI = 150
 _LONGEST = 50
 _COLUMNS = (
     "rows", "dropped", "mean length", "items", "pairs", "new pairs", "new by count", "copies", "foreign",
@@ -36,56 +32,41 @@ def statistics_table(statistics: RegenerationStatistics) -> Table:
     table.add_column("origin", no_wrap=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right", overflow="fold")
-    for name, rows in statistics.origins.items():
-        table.add_row(name, *_cells(rows, statistics.decoded if name == "regenerated" else None))
-    for space, rows in statistics.latents.items():
-        table.add_row(f"  space {space}", *_cells(rows, statistics.decoded_by_latent.get(space)))
+    for name, numbers in statistics.origins.items():
+        table.add_row(name, *_cells(numbers, statistics.decoded if name == "regenerated" else None))
+    for space, numbers in statistics.latents.items():
+        table.add_row(f"  space {space}", *_cells(numbers, statistics.decoded_by_latent.get(space)))
     return table
 
 
-def statistics_plot(statistics: RegenerationStatistics, path: Path) -> None:
-    """Draw rows, lengths, coverage and novelty as a PNG with four panels.
-
-    The file appears complete or not at all.
-
-    Parameters
-    ----------
-    statistics : RegenerationStatistics
-    path : Path
-        Target in an existing directory; replaced if it exists.
-    """
-    figure = Figure(figsize=(11.0, 7.0), dpi=_DPI, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    FigureCanvasAgg(figure)  # attaches itself: savefig then draws without a display
-    panels = figure.subplots(2, 2).reshape(-1)
-    origins = statistics.origins
-    _bars(panels[0], "rows", {name: rows.rows for name, rows in origins.items()}, "{:,.0f}")
-    _lengths(panels[1], origins)
-    coverage = {name: 100 * rows.coverage for name, rows in origins.items()}
-    _bars(panels[2], f"items that occur, % of {statistics.n_items:,}", coverage, "{:.1f}")
-    spaces = {f"space {space}": rows for space, rows in statistics.latents.items()}
-    _novelty(panels[3], {**{name: rows for name, rows in origins.items() if name != "original"}, **spaces})
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png")
-
-
-def _cells(rows: RowStatistics, decoded: DecodedStatistics | None) -> list[str]:
-    shares = [
-        rows.new_transitions,
-        rows.new_occurrences,
-        None if decoded is None else decoded.copies,
-        None if decoded is None else decoded.foreign_items,
-    ]
+def _cells(rows: Numbers, decoded: Numbers | None) -> list[str]:
+    decoded = decoded or {"copies": None, "foreign_items": None}
+    shares = rows["new_transitions"], rows["new_occurrences"], decoded["copies"], decoded["foreign_items"]
     return [
-        str(rows.rows),
-        "–" if rows.dropped is None else str(rows.dropped),
-        f"{rows.mean_length:.2f}",
-        f"{rows.coverage:.1%}",
-        str(rows.transitions),
+        str(rows["rows"]),
+        "–" if rows["dropped"] is None else str(rows["dropped"]),
+        f"{rows['interactions'] / max(rows['rows'], 1):.2f}",
+        f"{rows['coverage']:.1%}",
+        str(rows["transitions"]),
         *("–" if share is None else f"{share:.1%}" for share in shares),
     ]
+
+
+def statistics_plot(statistics: RegenerationStatistics, path: Path) -> None:
+    """Draw rows, lengths, coverage and novelty as a PNG (:func:`png_figure`) with four panels."""
+    origins = statistics.origins
+    coverage = {name: 100 * rows["coverage"] for name, rows in origins.items()}
+    novel = {name: rows for name, rows in origins.items() if name != "original"}
+    novel |= {f"space {space}": rows for space, rows in statistics.latents.items()}
+    with png_figure(path, 11.0, 7.0) as figure:
+        panels = figure.subplots(2, 2).reshape(-1)
+        _bars(panels[0], "rows", {name: rows["rows"] for name, rows in origins.items()}, "{:,.0f}")
+        _lengths(panels[1], origins)
+        _bars(panels[2], f"items that occur, % of {statistics.n_items:,}", coverage, "{:.1f}")
+        _novelty(panels[3], novel)
+        for axes in panels:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_axisbelow(True)
 
 
 def _bars(axes: Axes, title: str, values: Mapping[str, float], text: str) -> None:
@@ -97,12 +78,11 @@ def _bars(axes: Axes, title: str, values: Mapping[str, float], text: str) -> Non
     axes.set_title(title, fontsize=10, loc="left")
 
 
-def _lengths(axes: Axes, origins: Mapping[str, RowStatistics]) -> None:
+def _lengths(axes: Axes, origins: Mapping[str, Numbers]) -> None:
     """Rows of each length; longer ones are counted in the last place."""
     for name, rows in origins.items():
-        count = np.bincount(
-            np.minimum(list(rows.lengths), _LONGEST), list(rows.lengths.values()), minlength=_LONGEST + 1
-        )
+        lengths = np.minimum([int(length) for length in rows["lengths"]], _LONGEST)
+        count = np.bincount(lengths, list(rows["lengths"].values()))
         there = np.flatnonzero(count)
         axes.plot(there, count[there], "o-", color=_COLOURS[name], ms=3, lw=1, label=name)
     axes.set_yscale("log")
@@ -113,11 +93,11 @@ def _lengths(axes: Axes, origins: Mapping[str, RowStatistics]) -> None:
         axes.legend(frameon=False)
 
 
-def _novelty(axes: Axes, subsets: Mapping[str, RowStatistics]) -> None:
+def _novelty(axes: Axes, subsets: Mapping[str, Numbers]) -> None:
     """Two bars a set of rows: new pairs among the distinct ones, and by count."""
     place = np.arange(len(subsets))
-    distinct = [100 * rows.new_transitions for rows in subsets.values()]
-    by_count = [100 * rows.new_occurrences for rows in subsets.values()]
+    distinct = [100 * rows["new_transitions"] for rows in subsets.values()]
+    by_count = [100 * rows["new_occurrences"] for rows in subsets.values()]
     axes.barh(place - 0.2, distinct, height=0.38, color=_COLOURS["regenerated"], label="distinct")
     axes.barh(place + 0.2, by_count, height=0.38, color=_LIGHT, label="by count")
     axes.set_yticks(place, list(subsets))

@@ -3,80 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_ra.data.table import IntArray, Origin, SequenceTable
+from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData, concatenate, row_codes, take_rows
 
-if TYPE_CHECKING:  # counting needs no torch
-    from recbole_ra.regeneration.decoding import Decoded
-
-
-@dataclass(frozen=True)
-class RowStatistics:
-    """What some rows of a regenerated data set hold: those of one origin, or of one latent space.
-
-    Attributes
-    ----------
-    rows, interactions : int
-    lengths : dict of int to int
-        Number of rows of each length that occurs, shortest first.
-    coverage : float
-        Share of the vocabulary that occurs.
-    transitions : int
-        Distinct pairs of adjacent items.
-    new_transitions : float
-        Share of them that are adjacent, in this order, in no original row.
-    new_occurrences : float
-        The same share with every occurrence counted.
-    dropped : int, optional
-        Rows that were left out because an earlier one is equal, where that is known.
-    """
-
-    rows: int
-    interactions: int
-    lengths: dict[int, int]
-    coverage: float
-    transitions: int
-    new_transitions: float
-    new_occurrences: float
-    dropped: int | None
-
-    @property
-    def mean_length(self) -> float:
-        """Items a row."""
-        return _share(self.interactions, self.rows)
-
-
-@dataclass(frozen=True)
-class DecodedStatistics:
-    """What the regenerator produced, before anything was dropped. All shares but the last are of rows.
-
-    Attributes
-    ----------
-    rows : int
-    too_short : float
-        Rows of fewer than two items.
-    copies : float
-        Longer rows that equal an original, a pattern or another decoded row.
-    copies_of_originals, copies_of_patterns, copies_of_decoded : float
-        Those that equal one of the kind; a row may be several.
-    foreign_items : float
-        Share of the items that are not in the sequence that their row was decoded from.
-    """
-
-    rows: int
-    too_short: float
-    copies: float
-    copies_of_originals: float
-    copies_of_patterns: float
-    copies_of_decoded: float
-    foreign_items: float
+Numbers = dict[str, Any]
+"""Numbers by name, as they stand in JSON."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +26,33 @@ class RegenerationStatistics:
     ----------
     n_items : int
         Items of the vocabulary, without padding.
-    origins : dict of str to RowStatistics
-        By name of the origin, ``"original"`` first; only origins that occur.
-    latents : dict of int to RowStatistics
-        Regenerated rows by latent space, where it is known.
-    decoded : DecodedStatistics, optional
-        Of everything that was decoded.
-    decoded_by_latent : dict of int to DecodedStatistics
+    origins : dict of str to dict
+        By name of the origin, ``"original"`` first; only origins that occur. ``rows`` and ``interactions``
+        are counts, ``lengths`` the rows of each length, shortest first, ``coverage`` the share of the
+        vocabulary that occurs, ``transitions`` the distinct pairs of adjacent items, ``new_transitions``
+        the share of them that are adjacent, in this order, in no original row, ``new_occurrences`` the
+        same share with every occurrence counted, and ``dropped`` the rows that were left out because an
+        earlier one is equal, None where that is unknown.
+    latents : dict of str to dict
+        The same of the regenerated rows by latent space, where it is known.
+    decoded : dict, optional
+        Of everything that was decoded, before anything was dropped: ``rows``; the shares of them that are
+        ``too_short`` (fewer than two items) or, if not, are ``copies`` of another row, of whatever kind
+        or of one (``copies_of_originals``, ``copies_of_patterns``, ``copies_of_decoded``; a row may be
+        several); and ``foreign_items``, the share of items that their row's source lacks.
+    decoded_by_latent : dict of str to dict
+        The same by latent space.
     """
 
     n_items: int
-    origins: dict[str, RowStatistics]
-    latents: dict[int, RowStatistics]
-    decoded: DecodedStatistics | None
-    decoded_by_latent: dict[int, DecodedStatistics]
+    origins: dict[str, Numbers]
+    latents: dict[str, Numbers]
+    decoded: Numbers | None
+    decoded_by_latent: dict[str, Numbers]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data for JSON: all keys are text."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+    def to_dict(self) -> Numbers:
+        """Return everything as plain data for JSON."""
+        return dataclasses.asdict(self)
 
 
 def regeneration_statistics(
@@ -131,140 +78,105 @@ def regeneration_statistics(
     sources : SequenceTable, optional
         What ``decoded`` was decoded from.
 
-    Returns
-    -------
-    RegenerationStatistics
-
     Raises
     ------
     ValueError
         If the vocabularies differ, or only one of ``decoded`` and ``sources`` is given.
     """
-    if original.n_items != data.table.n_items:
-        raise ValueError(f"vocabularies of {original.n_items} and {data.table.n_items} items")
+    table, known = data.table, np.unique(transitions(original))
+    if original.n_items != table.n_items:
+        raise ValueError(f"vocabularies of {original.n_items} and {table.n_items} items")
     if (decoded is None) != (sources is None):
         raise ValueError("decoded rows and the sequences that they were decoded from belong together")
-    table, known = data.table, _distinct(transitions(original))
     merged = {Origin.ORIGINAL: int((table.origin == Origin.ORIGINAL).sum())}  # no original is a duplicate
     if patterns is not None:
         merged[Origin.PATTERN] = int((patterns.lengths >= SHORTEST).sum())
     spaces, whole, by_latent = data.latent, None, {}
     if decoded is not None and sources is not None:
-        rows = decoded.to_table(sources)
-        spaces = decoded.latent[rows.lengths >= SHORTEST]
+        # Patterns that the merge left out are missing if their table is, but each of them equals an
+        # original or another pattern: ``copies`` is the same.
+        kept = data.keep([Origin.PATTERN]).table if patterns is None else patterns
+        marks = _marks(decoded, sources, original, kept)
+        whole = _decoded_numbers(marks)
+        by_latent = {str(space): _decoded_numbers(part) for space, part in marks.groupby(decoded.latent)}
+        spaces = decoded.latent[~marks["too_short"]]
         merged[Origin.REGENERATED] = len(spaces)
-        marks = _Marks.of(rows, original, data, patterns, sources, decoded.source)
-        whole = marks.summary(np.ones(len(rows), dtype=bool))
-        for space in _distinct(decoded.latent).tolist():
-            by_latent[space] = marks.summary(decoded.latent == space)
 
-    def count(chosen: NDArray[np.bool_], before: int | None) -> RowStatistics:
+    def numbers(chosen: NDArray[np.bool_], before: int | None) -> Numbers:
         dropped = None if before is None else before - int(chosen.sum())
-        return _row_statistics(take_rows(table, np.flatnonzero(chosen)), known, dropped)
+        return {**_row_numbers(take_rows(table, np.flatnonzero(chosen)), known), "dropped": dropped}
 
     origins = {
-        origin.name.lower(): count(table.origin == origin, merged.get(origin))
+        origin.name.lower(): numbers(table.origin == origin, merged.get(origin))
         for origin in Origin
         if (table.origin == origin).any()
     }
     latents = {
-        space: count(data.latent == space, None if decoded is None else int((spaces == space).sum()))
-        for space in _distinct(spaces[spaces >= 0]).tolist()
+        str(space): numbers(data.latent == space, None if decoded is None else int((spaces == space).sum()))
+        for space in np.unique(spaces[spaces >= 0])
     }
     return RegenerationStatistics(table.n_items - 1, origins, latents, whole, by_latent)
 
 
-def _row_statistics(table: SequenceTable, known: IntArray, dropped: int | None) -> RowStatistics:
-    counts = np.bincount(table.lengths)
+def _row_numbers(table: SequenceTable, known: IntArray) -> Numbers:
+    """What some rows hold; ``known`` are the distinct transitions of the originals."""
+    lengths, counts = np.unique(table.lengths, return_counts=True)
     pairs = transitions(table)
-    distinct = _distinct(pairs)
-    return RowStatistics(
-        rows=len(table),
-        interactions=len(table.items),
-        lengths={length: int(counts[length]) for length in np.flatnonzero(counts).tolist()},
-        coverage=_share(len(_distinct(table.items)), table.n_items - 1),
-        transitions=len(distinct),
-        new_transitions=_share((~np.isin(distinct, known)).sum(), len(distinct)),
-        new_occurrences=_share((~np.isin(pairs, known)).sum(), len(pairs)),
-        dropped=dropped,
+    distinct = np.unique(pairs)
+    return {
+        "rows": len(table),
+        "interactions": len(table.items),
+        "lengths": dict(zip(map(str, lengths), counts.tolist(), strict=True)),
+        "coverage": _share(len(np.unique(table.items)), table.n_items - 1),
+        "transitions": len(distinct),
+        "new_transitions": _share((~np.isin(distinct, known)).sum(), len(distinct)),
+        "new_occurrences": _share((~np.isin(pairs, known)).sum(), len(pairs)),
+    }
+
+
+def _marks(
+    decoded: Decoded, sources: SequenceTable, original: SequenceTable, patterns: SequenceTable
+) -> pd.DataFrame:
+    """What is so of each decoded row; the last two columns count its items."""
+    rows = decoded.to_table(sources)
+    codes = row_codes(concatenate([rows, original, patterns]))
+    own, originals, mined = np.split(codes, [len(rows), len(rows) + len(original)])
+    long_enough = rows.lengths >= SHORTEST
+    copy_of = {
+        "copies_of_originals": long_enough & np.isin(own, originals),
+        "copies_of_patterns": long_enough & np.isin(own, mined),
+        "copies_of_decoded": long_enough & pd.Series(own).duplicated(keep=False).to_numpy(),
+    }
+    is_foreign = ~np.isin(
+        np.repeat(decoded.source, rows.lengths) * rows.n_items + rows.items,
+        np.repeat(np.arange(len(sources)), sources.lengths) * sources.n_items + sources.items,
+    )
+    row = np.repeat(np.arange(len(rows)), rows.lengths)
+    return pd.DataFrame(
+        {
+            "too_short": ~long_enough,
+            "copies": np.logical_or.reduce(list(copy_of.values())),
+            **copy_of,
+            "foreign_items": np.bincount(row[is_foreign], minlength=len(rows)),
+            "items": rows.lengths,
+        }
     )
 
 
-@dataclass(frozen=True)
-class _Marks:
-    """What is so of each decoded row; bool or int64 arrays of shape [decoded rows]."""
-
-    length: IntArray
-    copy_of: dict[str, NDArray[np.bool_]]
-    foreign: IntArray
-
-    @classmethod
-    def of(
-        cls,
-        rows: SequenceTable,
-        original: SequenceTable,
-        data: RegeneratedData,
-        patterns: SequenceTable | None,
-        sources: SequenceTable,
-        source: IntArray,
-    ) -> _Marks:
-        if patterns is None:
-            # A pattern that the merge left out equals an original or another pattern, so none is missed
-            # among all copies; copies of patterns alone then are of those that were kept.
-            patterns = data.keep([Origin.PATTERN]).table
-        codes = row_codes(concatenate([rows, original, patterns]))
-        own, others = codes[: len(rows)], codes[len(rows) :]
-        trains = rows.lengths >= SHORTEST
-        number = np.bincount(own, minlength=int(codes.max(initial=-1)) + 1)
-        foreign = ~np.isin(
-            np.repeat(source, rows.lengths) * rows.n_items + rows.items,
-            np.repeat(np.arange(len(sources)), sources.lengths) * sources.n_items + sources.items,
-        )
-        total = np.concatenate([[0], np.cumsum(foreign)])
-        return cls(
-            length=rows.lengths,
-            copy_of={
-                "originals": trains & np.isin(own, others[: len(original)]),
-                "patterns": trains & np.isin(own, others[len(original) :]),
-                "decoded": trains & (number[own] > 1),
-            },
-            foreign=total[rows.offsets[1:]] - total[rows.offsets[:-1]],
-        )
-
-    def summary(self, chosen: NDArray[np.bool_]) -> DecodedStatistics:
-        """Shares among the chosen rows."""
-        rows = int(chosen.sum())
-        any_copy = np.logical_or.reduce(list(self.copy_of.values()))
-        return DecodedStatistics(
-            rows=rows,
-            too_short=_share((chosen & (self.length < SHORTEST)).sum(), rows),
-            copies=_share((chosen & any_copy).sum(), rows),
-            **{
-                f"copies_of_{kind}": _share((chosen & mark).sum(), rows)
-                for kind, mark in self.copy_of.items()
-            },
-            foreign_items=_share(self.foreign[chosen].sum(), self.length[chosen].sum()),
-        )
+def _decoded_numbers(marks: pd.DataFrame) -> Numbers:
+    sums = marks.sum()
+    items = sums.pop("items")
+    foreign = _share(sums.pop("foreign_items"), items)
+    shares = {name: _share(count, len(marks)) for name, count in sums.items()}
+    return {"rows": len(marks), **shares, "foreign_items": foreign}
 
 
 def transitions(table: SequenceTable) -> IntArray:
-    """Adjacent pairs of items, each as ``first * n_items + second``.
-
-    Returns
-    -------
-    int64 array, shape [interactions - sequences that are not empty]
-    """
-    inside = np.ones(max(len(table.items) - 1, 0), dtype=bool)
-    ends = table.offsets[1:-1] - 1
-    inside[ends[(ends >= 0) & (ends < len(inside))]] = False
+    """Adjacent pairs of items, each as ``first * n_items + second``; int64 array, shape [pairs]."""
+    sequence = np.repeat(np.arange(len(table)), table.lengths)
     before, after = table.items[:-1].astype(np.int64), table.items[1:]
-    return (before * table.n_items + after)[inside]
+    return (before * table.n_items + after)[sequence[:-1] == sequence[1:]]
 
 
-def _distinct(values: NDArray[Any]) -> IntArray:
-    found: IntArray = np.unique(values).astype(np.int64)
-    return found
-
-
-def _share(part: Any, whole: Any) -> float:
+def _share(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole else 0.0

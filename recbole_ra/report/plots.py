@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from recbole_ra.core.errors import DataError, nearest
 from recbole_ra.core.files import replacing
 
 _LOSS, _METRIC, _GREY = "#3b6fb6", "#d1662b", "#5a5a5a"
-_DPI = 150
 
 Epoch = Mapping[str, float | str]
+
+
+@contextlib.contextmanager
+def png_figure(path: Path, width: float, height: float, title: str = "") -> Iterator[Figure]:
+    """Give a figure to draw on, its sides in inches, that becomes a PNG file if the block succeeds.
+
+    The file appears complete or not at all, in an existing directory; an older one is replaced.
+    """
+    figure = Figure((width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    figure.suptitle(title, fontsize=12)
+    yield figure
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png")
 
 
 def learning_curve(
@@ -33,15 +45,13 @@ def learning_curve(
 ) -> None:
     """Draw training loss (left axis) and a validation metric (right axis) over epochs as a PNG.
 
-    The file appears complete or not at all.
-
     Parameters
     ----------
     history : sequence of mappings
         One entry an epoch: ``loss``, the metric where it was computed, ``epoch`` (by default
         counted from 0 within the stage) and ``stage``; one panel a stage, in order of appearance.
     path : Path
-        Target in an existing directory; replaced if it exists.
+        As :func:`png_figure` takes it.
     metric : str
         Key of the validation metric, for example ``"ndcg@10"``.
     best_epoch : int or mapping of str to int, optional
@@ -54,42 +64,36 @@ def learning_curve(
     DataError
         If the history is empty or the metric is in none of its entries.
     """
-    if not history:
+    epochs = pd.DataFrame(history)
+    if epochs.empty:
         raise DataError(f"{path}: no epoch to draw; the history is empty")
-    if not any(metric in entry for entry in history):
-        known = list(dict.fromkeys(key for entry in history for key in entry))
+    if metric not in epochs:
+        known = list(epochs)
         raise DataError(
             f"{path}: metric '{metric}' is in no epoch; there are {', '.join(known)}{nearest(metric, known)}"
         )
-    stages: dict[str, list[Epoch]] = {}
-    for entry in history:
-        stages.setdefault(str(entry.get("stage", "")), []).append(entry)
+    epochs = epochs.reindex(columns=["stage", "epoch", "loss", metric]).fillna({"stage": ""})
+    stages = epochs.groupby("stage", sort=False)
+    epochs["epoch"] = epochs["epoch"].fillna(stages.cumcount())
     if not isinstance(best_epoch, Mapping):
-        best_epoch = {} if best_epoch is None else {list(stages)[-1]: best_epoch}
+        best_epoch = {} if best_epoch is None else {epochs["stage"].unique()[-1]: best_epoch}
 
-    figure = Figure(figsize=(6.4 * len(stages), 4.0), dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.12))
-    FigureCanvasAgg(figure)  # attaches itself: savefig then draws without a display
-    figure.suptitle(title, fontsize=12)
-    for panel, (stage, entries) in enumerate(stages.items(), start=1):
-        axes = figure.add_subplot(1, len(stages), panel)
-        axes.set_title(stage, fontsize=10, color=_GREY)
-        _draw_stage(axes, entries, metric, best_epoch.get(stage))
-
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png")
+    with png_figure(path, 6.4 * len(stages), 4.0, title) as figure:
+        for panel, (stage, entries) in enumerate(stages, start=1):
+            axes = figure.add_subplot(1, len(stages), panel)
+            axes.set_title(stage, fontsize=10, color=_GREY)
+            _draw_stage(axes, entries, metric, best_epoch.get(stage))
 
 
-def _draw_stage(left: Axes, entries: Sequence[Epoch], metric: str, best: int | None) -> None:
+def _draw_stage(left: Axes, epochs: pd.DataFrame, metric: str, best: int | None) -> None:
     """Both curves of one stage, and a mark at its best epoch."""
     right = left.twinx()
-    epochs = np.array([float(entry.get("epoch", number)) for number, entry in enumerate(entries)])
-    marker = "o" if len(entries) <= 40 else None
+    marker = "o" if len(epochs) <= 40 else None
     lines: list[Line2D] = []
     curves = ((left, "loss", "training loss", _LOSS), (right, metric, f"validation {metric}", _METRIC))
     for axes, key, label, colour in curves:
-        values = _series(entries, key)
-        there = np.isfinite(values)
-        lines += axes.plot(epochs[there], values[there], color=colour, marker=marker, ms=3, label=label)
+        there = epochs.dropna(subset=[key])
+        lines += axes.plot(there["epoch"], there[key], color=colour, marker=marker, ms=3, label=label)
         axes.set_ylabel(label, color=colour)
         axes.tick_params(axis="y", colors=colour, length=0)
         axes.spines[["top", "left", "right"]].set_visible(False)
@@ -98,15 +102,11 @@ def _draw_stage(left: Axes, entries: Sequence[Epoch], metric: str, best: int | N
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     left.set_axisbelow(True)
-    if best is not None and best in epochs:
-        value = _series(entries, metric)[int(np.argmax(epochs == best))]
+    marked = epochs.loc[epochs["epoch"] == best, metric]
+    if best is not None and len(marked):
+        value = marked.iloc[0]
         right.axvline(best, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         label = f"best epoch {best}" + (f" ({value:.4f})" if np.isfinite(value) else "")
         lines += right.plot([best], [value], "o", color=_METRIC, mec="white", ms=9, label=label)
     below = (0.5, -0.16)
     left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=len(lines), frameon=False)
-
-
-def _series(entries: Sequence[Epoch], key: str) -> NDArray[np.float64]:
-    """Values of a key, NaN where an epoch has none, shape [epochs]."""
-    return np.array([float(entry.get(key, np.nan)) for entry in entries])

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-_PROTOCOLS = ("unmasked", "masked")
-_WIDTH = 100
-
 
 def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
     """Make one row per ranking protocol, one column per metric, values with four decimals.
@@ -22,9 +19,7 @@ def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
         and ``masked`` come first, other protocols after them as given; a metric that a protocol
         lacks shows as a dash.
     """
-    protocols = sorted(
-        result, key=lambda name: _PROTOCOLS.index(name) if name in _PROTOCOLS else len(_PROTOCOLS)
-    )
+    protocols = sorted(result, key=lambda name: {"unmasked": 0, "masked": 1}.get(name, 2))
     metrics = list(dict.fromkeys(metric for name in protocols for metric in result[name]))
     table = Table("protocol")
     for metric in metrics:
@@ -35,7 +30,7 @@ def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def render(table: Table, width: int = _WIDTH) -> str:
+def render(table: Table, width: int = 100) -> str:
     """Return a table as plain text, at most so many characters wide, without colours."""
     buffer = io.StringIO()
     Console(file=buffer, width=width, color_system=None, force_terminal=False).print(table)

@@ -16,12 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.core.errors import DataError
 from recbole_ra.data.table import Origin, Prefixes, SequenceTable
-from recbole_ra.regeneration import text
-from recbole_ra.regeneration.files import read_sequences, write_benchmark_files, write_sequences
+from recbole_ra.regeneration import files
+from recbole_ra.regeneration.files import (
+    item_separator,
+    read_sequences,
+    write_benchmark_files,
+    write_sequences,
+)
 from recbole_ra.regeneration.merge import RegeneratedData, merge
-from recbole_ra.regeneration.text import item_separator
 
 ITEMS = ["[PAD]", "i1", "i2", "i3", "i4", "i5"]
 USERS = ["[PAD]", "u1", "u2", "u3"]
@@ -98,7 +102,7 @@ def test_what_is_written_is_read(
     data, items, users = example
     path = tmp_path_factory.mktemp("text") / "x.tsv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_BLOCK_ITEMS", block)
+        patch.setattr(files, "BLOCK_ITEMS", block)
         write_sequences(path, data, items, users)
     assert same(read_sequences(path, items, users), data)
 
@@ -190,8 +194,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(
 
     write_sequences(tmp_path / "x.tsv", example(), ITEMS, USERS)
     before = (tmp_path / "x.tsv").read_bytes()
-    monkeypatch.setattr(text, "join_items", fail)
-    monkeypatch.setattr("recbole_ra.regeneration.files.join_items", fail)
+    monkeypatch.setattr(files._Text, "of_rows", fail)
     with pytest.raises(KeyboardInterrupt):
         write_sequences(tmp_path / "x.tsv", example(), ITEMS, USERS)
     assert [path.name for path in tmp_path.iterdir()] == ["x.tsv"]
@@ -266,12 +269,6 @@ def test_tokens_that_recbole_would_misread(tmp_path: Path, bad: str) -> None:
         with pytest.raises(DataError, match="RecBole"):
             benchmark(tmp_path, items=items, users=users)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["ml-100k", "a/b", ""])
-def test_names_that_recbole_cannot_load(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="name="):
-        benchmark(tmp_path, name=name)
 
 
 def test_every_split_needs_a_row(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.setting import read
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration.merge import RegeneratedData, concatenate, merge, row_codes, take_rows
+from recbole_ra.settings.declared import RegenerationSettings
 
 N_ITEMS = 6
 
@@ -113,8 +114,6 @@ def test_keep_selects_origins_and_keeps_the_order() -> None:
 
 def test_arguments_that_do_not_fit() -> None:
     table, latent = table_of([[1, 2]]), np.zeros(1, dtype=np.int64)
-    with pytest.raises(SettingsError, match="copies=0"):
-        merge(table, None, None, None).repeat_originals(0)
     for decoded, spaces in ((table, None), (None, latent), (table, np.zeros(2, dtype=np.int64))):
         with pytest.raises(ValueError, match="latent"):
             merge(table, None, decoded, spaces)
@@ -125,3 +124,9 @@ def test_arguments_that_do_not_fit() -> None:
         RegeneratedData(table, np.zeros(2, dtype=np.int64))
     with pytest.raises(ValueError, match="latent space"):
         RegeneratedData(table, latent)
+
+
+def test_no_copy_of_the_originals_is_refused_with_the_settings() -> None:
+    problems: list[str] = []
+    read(RegenerationSettings, {"original_copies": 0}, problems)
+    assert problems == ["original_copies=0 must be >= 1"]

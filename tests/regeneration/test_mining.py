@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from sequential.seq2pat import Seq2Pat
 
 import reference
-from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.setting import read
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration import mining
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
+from recbole_ra.settings.declared import PatternSettings
 
 
 def table_of(sequences: list[list[int]], n_items: int | None = None) -> SequenceTable:
@@ -80,17 +81,17 @@ def test_nothing_to_mine(sequences: list[list[int]]) -> None:
 
 @given(some_sequences, st.integers(2, 6), st.integers(1, 3), st.integers(2, 6))
 def test_equals_naive(sequences: list[list[int]], window: int, min_support: int, max_length: int) -> None:
-    patterns = mine_patterns(
-        table_of(sequences), window=window, min_support=min_support, max_length=max_length
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mining, "MAX_LENGTH", max_length)
+        patterns = mine_patterns(table_of(sequences), window=window, min_support=min_support)
     assert as_dict(patterns) == reference.mine(sequences, window, min_support, max_length)
 
 
 @settings(max_examples=30)  # seq2pat starts a process for each
 @given(some_sequences, st.integers(2, 5), st.integers(1, 3))
 def test_equals_seq2pat(sequences: list[list[int]], window: int, min_support: int) -> None:
-    patterns = mine_patterns(table_of(sequences), window=window, min_support=min_support, max_length=window)
-    # seq2pat refuses a support that no pattern can reach.
+    patterns = mine_patterns(table_of(sequences), window=window, min_support=min_support)
+    # seq2pat refuses a support that no pattern can mask.
     peer = by_seq2pat(sequences, window, min_support) if min_support <= len(sequences) else {}
     assert as_dict(patterns) == peer
 
@@ -135,10 +136,13 @@ def test_to_table() -> None:
     assert table.n_items == 4
 
 
-@pytest.mark.parametrize("setting", [{"window": 1}, {"min_support": 0}, {"max_length": 1}])
-def test_settings_out_of_range(setting: dict[str, int]) -> None:
-    with pytest.raises(SettingsError, match=next(iter(setting))):
-        mine_patterns(table_of([[1, 2]]), **setting)
+@pytest.mark.parametrize(("name", "least"), [("window", 2), ("min_support", 1)])
+def test_what_cannot_be_mined_is_refused_with_the_settings(name: str, least: int) -> None:
+    problems: list[str] = []
+    read(PatternSettings, {name: least}, problems)
+    assert problems == []
+    read(PatternSettings, {name: least - 1}, problems)
+    assert problems == [f"{name}={least - 1} must be >= {least}"]
 
 
 @pytest.mark.slow

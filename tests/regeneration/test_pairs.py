@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.setting import read
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration import pairs as module
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
-from recbole_ra.regeneration.pairs import Pairs, contained_patterns, draw_pairs
+from recbole_ra.regeneration.pairs import Pairs, draw_pairs
+from recbole_ra.settings.declared import RegenerationSettings
 
 
 def flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -32,6 +33,11 @@ def patterns_of(rows: list[list[int]]) -> Patterns:
     return Patterns(items, offsets, support=np.full(len(rows), 2))
 
 
+def contained(table: SequenceTable, patterns: Patterns) -> Pairs:
+    """All pairs: no sequence contains more patterns than there are."""
+    return draw_pairs(table, patterns, per_sequence=len(patterns), seed=0)
+
+
 def as_list(pairs: Pairs) -> list[tuple[int, int]]:
     return list(zip(pairs.sequence.tolist(), pairs.pattern.tolist(), strict=True))
 
@@ -44,7 +50,7 @@ some_patterns = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=5), ma
 def test_known_answer() -> None:
     table = table_of([[1, 9, 2, 3], [3, 2, 1], [1, 1], [], [2]])
     patterns = patterns_of([[1, 1], [1, 2], [2, 1], [1, 2, 3], [3, 2, 1]])
-    found = contained_patterns(table, patterns)
+    found = contained(table, patterns)
     assert as_list(found) == [(0, 1), (0, 3), (1, 2), (1, 4), (2, 0)]
     assert len(found) == 5
     assert found.sequence.dtype == found.pattern.dtype == np.int64
@@ -52,18 +58,18 @@ def test_known_answer() -> None:
 
 def test_gaps_are_unlimited_and_sequences_do_not_touch() -> None:
     table = table_of([[1, *range(10, 200), 2], [1], [2]])
-    assert as_list(contained_patterns(table, patterns_of([[1, 2]]))) == [(0, 0)]
+    assert as_list(contained(table, patterns_of([[1, 2]]))) == [(0, 0)]
 
 
 def test_an_item_of_a_pattern_needs_an_occurrence_of_its_own() -> None:
     table = table_of([[7, 7], [7, 8, 7, 8, 7]])
     patterns = patterns_of([[7, 7], [7, 7, 7], [8, 7, 7], [7, 8, 8, 7], [7, 7, 7, 7]])
-    assert as_list(contained_patterns(table, patterns)) == [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)]
+    assert as_list(contained(table, patterns)) == [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)]
 
 
 @given(some_sequences, some_patterns)
 def test_equals_naive(sequences: list[list[int]], rows: list[list[int]]) -> None:
-    found = contained_patterns(table_of(sequences), patterns_of(rows))
+    found = contained(table_of(sequences), patterns_of(rows))
     assert as_list(found) == reference.contained(sequences, rows)
 
 
@@ -73,18 +79,18 @@ def test_the_size_of_a_block_changes_nothing(
     candidates: int, sequences: list[list[int]], rows: list[list[int]]
 ) -> None:
     table, patterns = table_of(sequences), patterns_of(rows)
-    whole = as_list(contained_patterns(table, patterns))
+    whole = as_list(contained(table, patterns))
     drawn = as_list(draw_pairs(table, patterns, per_sequence=2, seed=3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CANDIDATES", candidates)
-        assert as_list(contained_patterns(table, patterns)) == whole
+        assert as_list(contained(table, patterns)) == whole
         assert as_list(draw_pairs(table, patterns, per_sequence=2, seed=3)) == drawn
 
 
 @given(some_sequences)
 def test_what_was_mined_is_contained_as_often_as_its_support_or_more(sequences: list[list[int]]) -> None:
     patterns = mine_patterns(table_of(sequences))
-    found = contained_patterns(table_of(sequences), patterns)
+    found = contained(table_of(sequences), patterns)
     assert (np.bincount(found.pattern, minlength=len(patterns)) >= patterns.support).all()
 
 
@@ -124,26 +130,27 @@ def test_the_draw_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("sequences", [[], [[]], [[1, 2, 3]]])
 def test_no_patterns_no_pairs(sequences: list[list[int]]) -> None:
     table, patterns = table_of(sequences), patterns_of([])
-    for found in (contained_patterns(table, patterns), draw_pairs(table, patterns, seed=1)):
+    for found in (contained(table, patterns), draw_pairs(table, patterns, seed=1)):
         assert len(found) == 0
         assert found.sequence.dtype == found.pattern.dtype == np.int64
 
 
 def test_patterns_may_know_items_that_the_table_does_not() -> None:
     # In keys of the table's own width, 3, going from 1 to 7 is the same as from (2, 1) to 1.
-    found = contained_patterns(table_of([[2, 1, 1]]), patterns_of([[1, 7], [2, 1]]))
+    found = contained(table_of([[2, 1, 1]]), patterns_of([[1, 7], [2, 1]]))
     assert as_list(found) == [(0, 1)]
 
 
 def test_large_vocabularies_do_not_overflow() -> None:
     top = 2**31 - 2
     sequence, rows = [top, top - 1, 3, top], [[top, top], [top - 1, top], [top, 3, top], [3, 3]]
-    assert as_list(contained_patterns(table_of([sequence]), patterns_of(rows))) == [(0, 0), (0, 1), (0, 2)]
+    assert as_list(contained(table_of([sequence]), patterns_of(rows))) == [(0, 0), (0, 1), (0, 2)]
 
 
-def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"pairs_per_sequence=0 .* at least 1"):
-        draw_pairs(table_of([[1, 2]]), patterns_of([[1, 2]]), per_sequence=0, seed=1)
+def test_a_limit_below_one_is_refused_with_the_settings() -> None:
+    problems: list[str] = []
+    read(RegenerationSettings, {"pairs_per_sequence": 0}, problems)
+    assert problems == ["pairs_per_sequence=0 must be >= 1"]
 
 
 @pytest.mark.slow
@@ -155,7 +162,7 @@ def test_equals_naive_on_real_data(shared_dataset: Path) -> None:
     items, offsets = frame["item"].to_numpy(), np.concatenate([[0], np.cumsum(lengths)])
     table = SequenceTable.from_arrays(items, offsets, int(items.max()) + 1).head(lengths - 2)
     patterns = mine_patterns(table)
-    found = contained_patterns(table, patterns)
+    found = contained(table, patterns)
 
     sample = np.random.default_rng(0).choice(len(table), 199, replace=False)
     sample = np.unique(np.append(sample, table.lengths.argmax()))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.report.plots import Epoch, learning_curve
+from recbole_ra.report.plots import Epoch, learning_curve, png_figure
 
 METRIC = "ndcg@10"
 HISTORY: list[Epoch] = [
@@ -50,3 +52,22 @@ def test_nothing_to_draw(tmp_path: Path, history: list[Epoch], match: str) -> No
     with pytest.raises(DataError, match=match):
         draw(tmp_path / "x.png", history)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Figure, file: Any, **_: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    path = tmp_path / "x.png"
+    draw(path, HISTORY)
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError), png_figure(path, 4, 3):
+        raise ZeroDivisionError
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(KeyboardInterrupt):
+        draw(path, HISTORY[:3])
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+    assert path.read_bytes() == before
