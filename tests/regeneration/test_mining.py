@@ -91,7 +91,7 @@ def test_equals_naive(sequences: list[list[int]], window: int, min_support: int,
 @given(some_sequences, st.integers(2, 5), st.integers(1, 3))
 def test_equals_seq2pat(sequences: list[list[int]], window: int, min_support: int) -> None:
     patterns = mine_patterns(table_of(sequences), window=window, min_support=min_support)
-    # seq2pat refuses a support that no pattern can mask.
+    # seq2pat refuses a support that no pattern can reach.
     peer = by_seq2pat(sequences, window, min_support) if min_support <= len(sequences) else {}
     assert as_dict(patterns) == peer
 
