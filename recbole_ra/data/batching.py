@@ -24,22 +24,22 @@ from recbole_ra.core.seeding import stream
 from recbole_ra.data.table import IntArray, Prefixes, gather_windows, offsets_of, places
 
 
-class _Movable:
+class Movable:
     """Base of dataclasses whose tensors move to a device together."""
 
     def to(self, device: torch.device | str) -> Self:
         """Move every tensor to a device."""
 
         def moved(value: Any) -> Any:
-            if isinstance(value, list):
-                return [moved(part) for part in value]
+            if isinstance(value, list | tuple):
+                return type(value)(moved(part) for part in value)
             return value.to(device) if hasattr(value, "to") else value
 
         return type(self)(**{name: moved(value) for name, value in vars(self).items()})
 
 
 @dataclass
-class LengthGroup(_Movable):
+class LengthGroup(Movable):
     """Passes of like length, right-padded to the longest.
 
     Attributes
@@ -59,7 +59,7 @@ class LengthGroup(_Movable):
 
 
 @dataclass
-class TrainBatch(_Movable):
+class TrainBatch(Movable):
     """One optimisation step.
 
     Attributes
@@ -87,7 +87,7 @@ class TrainBatch(_Movable):
 
 
 @dataclass
-class Shard(_Movable):
+class Shard(Movable):
     """A process's part of an optimisation step that several processes share.
 
     Attributes

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
+from recbole_ra.data.batching import Movable
 from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import Recommender
@@ -19,7 +20,7 @@ from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
 
 
 @dataclass
-class Retrieved:
+class Retrieved(Movable):
     """States whose neighbours are known.
 
     Attributes
@@ -48,21 +49,13 @@ class Retrieved:
     def __len__(self) -> int:
         return len(self.states)
 
-    def to(self, device: torch.device | str) -> Retrieved:
-        """Move every tensor to a device."""
-        return Retrieved(self.states.to(device), self.ids.to(device), self.valid.to(device))
-
 
 @dataclass
-class RaftBatch:
+class RaftBatch(Movable):
     """One step of fine-tuning: queries and the items that followed, shape [B]."""
 
     query: Any
     targets: Tensor
-
-    def to(self, device: torch.device | str) -> RaftBatch:
-        """Move every tensor to a device."""
-        return RaftBatch(self.query.to(device), self.targets.to(device))
 
 
 class RetrievalRecommender(Recommender):
@@ -198,8 +191,6 @@ class RaftBatches:
     batch_size, seed : int
     """
 
-    shuffle = True
-
     def __init__(
         self,
         start_epoch: Callable[[], Callable[[Tensor], Any]],
@@ -226,7 +217,7 @@ class RaftBatches:
 
 
 @dataclass
-class EncodedQuery:
+class EncodedQuery(Movable):
     """A query with known neighbours, whose state is encoded with gradients at each access."""
 
     recommender: RetrievalRecommender
@@ -238,9 +229,3 @@ class EncodedQuery:
     def states(self) -> Tensor:
         """The state of each row, shape [B, D]."""
         return self.recommender.base.represent(self.interaction)
-
-    def to(self, device: torch.device | str) -> EncodedQuery:
-        """Move every tensor to a device."""
-        return EncodedQuery(
-            self.recommender, self.interaction.to(device), self.ids.to(device), self.valid.to(device)
-        )
