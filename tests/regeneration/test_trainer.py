@@ -18,7 +18,7 @@ PATTERNS = torch.tensor([[1, 3], [5, 7], [4, 8]])
 
 def model(**settings: float) -> DR4SR:
     torch.manual_seed(0)
-    network = Regenerator(n_items=9, max_source=4, width=16, n_heads=2, inner=16, dropout=0.0, n_latents=3)
+    network = Regenerator(n_items=9, max_source=4, width=16, inner=16, dropout=0.0, n_latents=3)
     return DR4SR(network, RegenerationSettings(n_latents=3, **settings))
 
 
