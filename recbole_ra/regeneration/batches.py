@@ -52,8 +52,6 @@ class PairBatches:
         Row of ``sources`` and row of ``patterns`` of each pair; the source holds the pattern's items.
     seed : int
         The order of epoch ``e`` is drawn from the stream ``(seed, "pair batches", e)``.
-    shuffle : bool
-        False keeps the order of the pairs.
     """
 
     def __init__(

@@ -56,9 +56,15 @@ class DecoderCache:
     bias: Tensor
     length: int = 0
 
+    @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [rows kept]."""
-        self.layers = [[buffer.index_select(1, rows) for buffer in layer] for layer in self.layers]
+        for layer in self.layers:
+            for number, buffer in enumerate(layer):
+                filled = self.length if number < 2 else len(buffer)  # of the tokens; of the memory
+                kept = buffer.new_empty(len(buffer), len(rows), *buffer.shape[2:])
+                torch.index_select(buffer[:filled], 1, rows, out=kept[:filled])
+                layer[number] = kept
         self.bias = self.bias.index_select(1, rows)
 
 

@@ -79,7 +79,7 @@ class Packing:
         sizes = [group.numel() * n_heads for group in self.groups]
         of_places = [
             part.view(len(group), n_heads, -1).mT  # [b, L, H]
-            for part, group in zip(numbers.split(sizes), self.groups, strict=True)
+            for part, group in zip(torch.split(numbers, sizes), self.groups, strict=True)
         ]
         return torch.cat([part.mT.flatten() for part in of_tokens]), self.pack(of_places).flatten()
 
