@@ -109,7 +109,7 @@ def main() -> None:
     model = (stages.regenerator if given.regenerator else stages.build()).network.eval()
     rows = np.linspace(0, len(sources) - 1, min(PLAIN, len(sources))).astype(np.int64)
     coins = {
-        int(row): draw_coins(SEED, row // BLOCK, row % BLOCK + 1, model.n_latents, MAX_TOKENS, GAMMA)[-1]
+        int(row): draw_coins(SEED, row // BLOCK, (row % BLOCK + 1, model.n_latents, MAX_TOKENS), GAMMA)[-1]
         for row in rows
     }
     print(

@@ -5,56 +5,30 @@ Shapes: ``R`` rows, ``L`` places of the memory, ``T`` steps, ``D`` width, ``H`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recbole_ra.models.transformer import FeedForward
-from recbole_ra.regeneration.packed_attention import PackedAttention
-from recbole_ra.regeneration.packing import AttentionMask, hide
+from recbole_ra.regeneration.packed_attention import EPS, AttentionMask, PackedAttention, hide
 
 
-class BlockOptions(TypedDict):
-    """What every block of a stack is built with."""
-
-    width: int
-    n_heads: int
-    inner: int
-    dropout: float
-    eps: float
-
-
-def _attentions(n_layers: int, options: BlockOptions) -> nn.ModuleList:
+def _feed_forwards(n_layers: int, width: int, inner: int, dropout: float) -> nn.ModuleList:
     return nn.ModuleList(
-        PackedAttention(
-            width=options["width"],
-            n_heads=options["n_heads"],
-            dropout=options["dropout"],
-            eps=options["eps"],
-        )
-        for _ in range(n_layers)
-    )
-
-
-def _feed_forwards(n_layers: int, options: BlockOptions) -> nn.ModuleList:
-    return nn.ModuleList(
-        FeedForward(
-            width=options["width"], inner=options["inner"], dropout=options["dropout"], eps=options["eps"]
-        )
-        for _ in range(n_layers)
+        FeedForward(width=width, inner=inner, dropout=dropout, eps=EPS) for _ in range(n_layers)
     )
 
 
 class Encoder(nn.Module):
     """``n_layers`` blocks of self-attention and feed-forward."""
 
-    def __init__(self, n_layers: int, options: BlockOptions) -> None:
+    def __init__(self, n_layers: int, width: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.attentions = _attentions(n_layers, options)
-        self.feed_forwards = _feed_forwards(n_layers, options)
+        self.attentions = nn.ModuleList(PackedAttention(width, dropout) for _ in range(n_layers))
+        self.feed_forwards = _feed_forwards(n_layers, width, inner, dropout)
 
     def forward(self, x: Tensor, mask: AttentionMask) -> Tensor:
         """[tokens, D] -> [tokens, D]."""
@@ -65,91 +39,73 @@ class Encoder(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What a decoder keeps of ``R`` rows between steps; one entry a layer.
+    """What a decoder keeps of ``R`` rows between steps.
 
     Attributes
     ----------
-    keys, values : list of Tensor, shape [T, R, H, D/H]
-        Of the tokens so far; places from ``length`` on are not filled yet.
-    memory_keys, memory_values : list of Tensor, shape [L, R, H, D/H]
+    layers : list of list of Tensor
+        Keys and values of the tokens so far, shape [T, R, H, D/H], not filled yet from ``length`` on;
+        keys and values of the memory, shape [L, R, H, D/H].
     bias : Tensor, shape [L, R, 1]
         Hides the padding of the memory.
     length : int
         Steps taken.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    memory_keys: list[Tensor]
-    memory_values: list[Tensor]
+    layers: list[list[Tensor]]
     bias: Tensor
     length: int = 0
 
+    @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, int64 [rows kept]."""
-        for buffers in (self.keys, self.values):
-            for layer, buffer in enumerate(buffers):
-                kept = buffer.new_empty(buffer.shape[0], len(rows), *buffer.shape[2:])
-                kept[: self.length] = buffer[: self.length].index_select(1, rows)
-                buffers[layer] = kept
-        self.memory_keys = [keys.index_select(1, rows) for keys in self.memory_keys]
-        self.memory_values = [values.index_select(1, rows) for values in self.memory_values]
+        for layer in self.layers:
+            for number, buffer in enumerate(layer):
+                filled = self.length if number < 2 else len(buffer)  # of the tokens; of the memory
+                kept = buffer.new_empty(len(buffer), len(rows), *buffer.shape[2:])
+                torch.index_select(buffer[:filled], 1, rows, out=kept[:filled])
+                layer[number] = kept
         self.bias = self.bias.index_select(1, rows)
 
 
 class Decoder(nn.Module):
     """``n_layers`` blocks of causal self-attention, attention over a memory, and feed-forward."""
 
-    def __init__(self, n_layers: int, options: BlockOptions) -> None:
+    def __init__(self, n_layers: int, width: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.attentions = _attentions(n_layers, options)
-        self.memory_attentions = _attentions(n_layers, options)
-        self.feed_forwards = _feed_forwards(n_layers, options)
+        self.attentions = nn.ModuleList(PackedAttention(width, dropout) for _ in range(n_layers))
+        self.memory_attentions = nn.ModuleList(PackedAttention(width, dropout) for _ in range(n_layers))
+        self.feed_forwards = _feed_forwards(n_layers, width, inner, dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, own: AttentionMask, across: AttentionMask) -> Tensor:
+    def _layers(self) -> Iterator[Any]:
+        return zip(self.attentions, self.memory_attentions, self.feed_forwards, strict=True)
+
+    def forward(self, x: Tensor, memory: Tensor, own: AttentionMask, to_memory: AttentionMask) -> Tensor:
         """[target tokens, D], [source tokens, D] -> [target tokens, D].
 
-        ``own`` is causal, among the target tokens; ``across`` goes from them to the memory.
+        ``own`` is causal, among the target tokens; ``to_memory`` goes from them to the source tokens.
         """
         for attention, memory_attention, feed_forward in self._layers():
-            x = feed_forward(memory_attention(attention(x, x, own), memory, across))
+            x = feed_forward(memory_attention(attention(x, x, own), memory, to_memory))
         return x
 
     def start(self, memory: Tensor, hidden: Tensor, n_steps: int) -> DecoderCache:
-        """Project the memories once, before the first step.
-
-        Parameters
-        ----------
-        memory : Tensor, shape [R, L, D]
-        hidden : bool Tensor, shape [R, L]
-            Padding of the memory.
-        n_steps : int
-            Most steps that will be taken.
-        """
+        """Project memories [R, L, D], whose padding is ``hidden`` [R, L], for at most ``n_steps`` steps."""
         memory = memory.transpose(0, 1)  # [L, R, D]
-        layers = [layer for _, layer, _ in self._layers()]
-        keys = [layer.heads(layer.key(memory)) for layer in layers]
-        values = [layer.heads(layer.value(memory)) for layer in layers]
-        empty = [memory.new_empty(n_steps, *key.shape[1:]) for key in keys]
-        bias = hide(hidden, memory.dtype).T[:, :, None]
-        return DecoderCache(empty, [torch.empty_like(buffer) for buffer in empty], keys, values, bias)
+        layers = []
+        for _, attention, _ in self._layers():
+            memory_keys, memory_values = attention.project(memory)
+            keys = memory.new_empty(n_steps, *memory_keys.shape[1:])
+            layers.append([keys, torch.empty_like(keys), memory_keys, memory_values])
+        return DecoderCache(layers, hide(hidden, memory.dtype).T[:, :, None])
 
     def step(self, x: Tensor, cache: DecoderCache) -> Tensor:
-        """[R, D] -> [R, D]: the states of one more token of each row."""
+        """Take one more token of each row, [R, D] -> [R, D]."""
         now = cache.length
-        for layer, (attention, memory_attention, feed_forward) in enumerate(self._layers()):
-            cache.keys[layer][now] = attention.heads(attention.key(x))
-            cache.values[layer][now] = attention.heads(attention.value(x))
-            x = attention.one(x, cache.keys[layer][: now + 1], cache.values[layer][: now + 1])
-            x = memory_attention.one(x, cache.memory_keys[layer], cache.memory_values[layer], cache.bias)
-            x = feed_forward(x)
+        for number, (attention, memory_attention, feed_forward) in enumerate(self._layers()):
+            keys, values, memory_keys, memory_values = cache.layers[number]
+            keys[now], values[now] = attention.project(x)
+            x = attention.one_query(x, keys[: now + 1], values[: now + 1])
+            x = feed_forward(memory_attention.one_query(x, memory_keys, memory_values, cache.bias))
         cache.length += 1
         return x
-
-    def _layers(self) -> zip[tuple[PackedAttention, PackedAttention, FeedForward]]:
-        return zip(
-            cast(Iterable[PackedAttention], self.attentions),
-            cast(Iterable[PackedAttention], self.memory_attentions),
-            cast(Iterable[FeedForward], self.feed_forwards),
-            strict=True,
-        )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_ra.data.table import gather_windows
+from recbole_ra.data.table import gather_windows, places
 from recbole_ra.regeneration.decoding import Decoded
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -24,20 +24,8 @@ def keep_plausible(
 ) -> Decoded:
     """Drop each decoded item that is not among the first ``rank`` after the items kept before it.
 
-    The first item of a row has nothing before it and stays.
-
-    Parameters
-    ----------
-    decoded : Decoded
-    score : callable
-        The trained recommender.
-    rank : int
-        Places that count as plausible, at least 1.
-    max_length : int
-        Longest history that ``score`` takes; it sees the latest items.
-    batch_size : int
-        Rows scored at once.
-    device : torch.device
+    The first item of a row has nothing before it and stays. ``score`` is the trained recommender; it sees
+    the latest ``max_length`` items, ``batch_size`` rows at once.
     """
     lengths = np.diff(decoded.offsets)
     keep = np.ones(len(decoded.items), dtype=bool)
@@ -46,20 +34,17 @@ def keep_plausible(
         rows = order[first : first + batch_size]
         start, length = decoded.offsets[rows], lengths[rows]
         tokens = torch.from_numpy(gather_windows(decoded.items, start, length)).to(device)
-        plausible = _plausible(tokens, score, rank, max_length).cpu().numpy()
-        inside = np.arange(tokens.shape[1]) < length[:, None]
-        keep[(start[:, None] + np.arange(tokens.shape[1]))[inside]] = plausible[inside]
+        plausible = _plausible(tokens, score, rank, max_length)[tokens > 0]
+        keep[places(start, length)] = plausible.cpu().numpy()
     count = np.concatenate([[0], np.cumsum(keep)])
     return Decoded(decoded.items[keep], count[decoded.offsets], decoded.source, decoded.latent)
 
 
 def _plausible(tokens: Tensor, score: Score, rank: int, max_length: int) -> Tensor:
     """Which tokens of right-padded rows stay, [B, T] -> bool [B, T]."""
-    stays = torch.zeros_like(tokens, dtype=torch.bool)
-    stays[:, 0] = tokens[:, 0] > 0
-    kept = torch.zeros_like(tokens)
-    kept[:, 0] = tokens[:, 0]
-    count = stays[:, 0].long()
+    stays, kept = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens)
+    stays[:, 0], kept[:, 0] = True, tokens[:, 0]
+    count = torch.ones_like(tokens[:, 0])
     for step in range(1, tokens.shape[1]):
         rows = (tokens[:, step] > 0).nonzero()[:, 0]
         token, length = tokens[rows, step], count[rows]

@@ -9,7 +9,7 @@ import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from torch import Tensor
 
-from recbole_ra.regeneration.batches import LEAST_TAU, PairBatch, PairBatches, annealed
+from recbole_ra.regeneration.batches import TAU_MIN, PairBatch, PairBatches, annealed
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.settings.declared import RegenerationSettings
 from recbole_ra.training.trainer import RaTrainer
@@ -95,7 +95,7 @@ class RegeneratorTrainer(RaTrainer):
     @torch.no_grad()
     def _valid_epoch(self, valid_data: PairBatches, show_progress: bool = False) -> Any:
         self.model.eval()
-        network, tau = self.model.network, LEAST_TAU
+        network, tau = self.model.network, TAU_MIN
         total, tokens, usage = 0.0, 0, torch.zeros(network.n_latents)
         for batch in valid_data:
             loss = network.loss(batch.to(self.device).groups, tau)

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 import reference
-from recbole_ra.regeneration.encoder_decoder import BlockOptions, Decoder, Encoder
-from recbole_ra.regeneration.packing import AttentionMask, Packing
+from recbole_ra.regeneration.encoder_decoder import Decoder, Encoder
+from recbole_ra.regeneration.packed_attention import AttentionMask, Packing
 
-OPTIONS = BlockOptions(width=8, n_heads=2, inner=16, dropout=0.5, eps=1e-12)
 MEMORIES = [3, 1, 4]
 STEPS = 5
 
@@ -23,17 +22,17 @@ def rows_of(lengths: list[int]) -> Tensor:
 
 def decoder(n_layers: int) -> Decoder:
     torch.manual_seed(0)
-    return Decoder(n_layers, OPTIONS).double().eval()
+    return Decoder(n_layers, width=8, inner=16, dropout=0.5).double().eval()
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_encoder_equals_one_row_at_a_time(n_layers: int) -> None:
     torch.manual_seed(0)
-    model = Encoder(n_layers, OPTIONS).double().eval()
+    model = Encoder(n_layers, width=8, inner=16, dropout=0.5).double().eval()
     packed = Packing([rows_of(MEMORIES)])
     x = draw(len(packed), 8)
     for causal in (False, True):
-        found = model(x, AttentionMask(packed, packed, 2, x.dtype, causal=causal))
+        found = model(x, AttentionMask(packed, packed, x.dtype, causal=causal))
         rows = [reference.encode(model, part, causal=causal) for part in x.split(MEMORIES)]
         torch.testing.assert_close(found, torch.cat(rows))
 
@@ -42,8 +41,8 @@ def test_encoder_equals_one_row_at_a_time(n_layers: int) -> None:
 def test_steps_with_a_cache_equal_the_whole_pass(n_layers: int) -> None:
     model, source, target = decoder(n_layers), Packing([rows_of(MEMORIES)]), Packing([rows_of([STEPS] * 3)])
     memory, x = draw(len(source), 8), draw(3, STEPS, 8, seed=2)
-    own = AttentionMask(target, target, 2, x.dtype, causal=True)
-    whole = model(x.flatten(0, 1), memory, own, AttentionMask(target, source, 2, x.dtype)).view(3, STEPS, 8)
+    own = AttentionMask(target, target, x.dtype, causal=True)
+    whole = model(x.flatten(0, 1), memory, own, AttentionMask(target, source, x.dtype)).view(3, STEPS, 8)
     cache = model.start(source.pad(memory)[0], rows_of(MEMORIES) == 0, STEPS)
     for step in range(STEPS):
         torch.testing.assert_close(model.step(x[:, step], cache), whole[:, step])

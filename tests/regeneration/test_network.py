@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference
-from recbole_ra.regeneration.network import Latents, Regenerator
+from recbole_ra.regeneration.network import Latents, PairLoss, Regenerator
 
 N_ITEMS = 9
 Pair = tuple[list[int], list[int]]
@@ -18,7 +18,7 @@ Pair = tuple[list[int], list[int]]
 
 def regenerator(seed: int = 0, **options: Any) -> Regenerator:
     torch.manual_seed(seed)
-    small = {"width": 8, "n_heads": 2, "inner": 16, "n_latents": 3, "max_source": 12, "max_target": 8}
+    small = {"width": 8, "inner": 16, "n_latents": 3, "max_source": 12, "max_target": 8}
     return Regenerator(**{"n_items": N_ITEMS, "initializer_range": 0.5, **small, **options}).double().eval()
 
 
@@ -42,6 +42,10 @@ def some_pairs(draw: st.DrawFn) -> list[Pair]:
     return pairs
 
 
+def total(loss: PairLoss) -> Tensor:
+    return loss.reconstruction / loss.n_tokens + loss.entropy / loss.n_rows
+
+
 PAIRS: list[Pair] = [
     ([3, 1, 4, 1, 5], [3, 4, 5]),
     ([2, 7], [2, 7]),
@@ -61,8 +65,6 @@ def test_loss_equals_all_logits_without_those_that_are_no_candidates(
     torch.testing.assert_close(found.entropy, torch.stack([entropy for _, entropy in expected]).sum())
     assert found.n_tokens == sum(len(pattern) + 1 for _, pattern in pairs)
     assert found.n_rows == len(pairs)
-    mean = found.reconstruction / found.n_tokens + found.entropy / len(pairs)
-    torch.testing.assert_close(found.total, mean)
 
 
 @pytest.mark.parametrize("candidates", ["source", "catalogue"])
@@ -71,7 +73,7 @@ def test_groups_and_padding_change_neither_loss_nor_gradient(diversity: bool, ca
     model = regenerator(diversity=diversity, candidates=candidates)
 
     def result(groups: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        loss = model.loss(groups, tau=0.5).total
+        loss = total(model.loss(groups, tau=0.5))
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [loss, *torch.autograd.grad(loss, parameters)]
 
@@ -173,12 +175,10 @@ def test_noise_is_gumbel() -> None:
     torch.testing.assert_close(share, expected, rtol=0, atol=0.03)
 
 
-def test_less_total_loss_means_less_entropy() -> None:
+def test_the_promoter_can_lower_the_entropy() -> None:
     model = regenerator()
     before = model.loss([group(PAIRS)], 1.0)
-    total = before.total - before.reconstruction / before.n_tokens  # the entropy's part alone
-    torch.testing.assert_close(total, before.entropy / before.n_rows)
-    total.backward()
+    (before.entropy / before.n_rows).backward()
     assert model.promoter is not None
     with torch.no_grad():
         for parameter in model.promoter.parameters():
@@ -208,7 +208,7 @@ def test_one_item_table_is_shared() -> None:
     model.load_items(trained)
     assert torch.equal(model.item_table[:N_ITEMS], trained)
     assert torch.equal(model.item_table[N_ITEMS:], symbols)
-    with pytest.raises(ValueError, match=r"\[10, 8\], not \[9, 8\]"):
+    with pytest.raises(RuntimeError, match="must match"):
         model.load_items(torch.zeros(10, 8))
 
 
@@ -226,7 +226,7 @@ def test_rows_beyond_the_position_tables(pair: Pair, message: str) -> None:
 
 def test_everything_learns_and_padding_does_not() -> None:
     model = regenerator(dropout=0.3).train()
-    model.loss([group(PAIRS[:2]), group(PAIRS[2:])], 1.0).total.backward()
+    total(model.loss([group(PAIRS[:2]), group(PAIRS[2:])], 1.0)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         # A key's bias shifts all scores of a query alike.

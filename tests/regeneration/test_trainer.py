@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_ra.regeneration.batches import LEAST_TAU, PairBatch
+from recbole_ra.regeneration.batches import TAU_MIN, PairBatch
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.regeneration.trainer import DR4SR, imbalance
 from recbole_ra.settings.declared import RegenerationSettings
@@ -18,7 +18,7 @@ PATTERNS = torch.tensor([[1, 3], [5, 7], [4, 8]])
 
 def model(**settings: float) -> DR4SR:
     torch.manual_seed(0)
-    network = Regenerator(n_items=9, max_source=4, width=16, n_heads=2, inner=16, dropout=0.0, n_latents=3)
+    network = Regenerator(n_items=9, max_source=4, width=16, inner=16, dropout=0.0, n_latents=3)
     return DR4SR(network, RegenerationSettings(n_latents=3, **settings))
 
 
@@ -71,7 +71,7 @@ def test_the_temperature_falls_with_the_steps() -> None:
     regenerator = model(balance_weight=0.0).eval().requires_grad_(False)
     entropies = [float(regenerator.calculate_loss(batch)[1]) for batch in batches]
     assert entropies == sorted(entropies, reverse=True)
-    coldest = regenerator.network.loss([(SOURCES, PATTERNS)], LEAST_TAU)
+    coldest = regenerator.network.loss([(SOURCES, PATTERNS)], TAU_MIN)
     assert entropies[-1] == pytest.approx(float(coldest.entropy) / 3, rel=1e-4)
 
 
