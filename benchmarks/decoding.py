@@ -32,6 +32,7 @@ from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.decoding import BLOCK, draw_coins, regenerate_sequences
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.regeneration.packed_attention import PackedAttention
+from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.stages import RegeneratorStages
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.run import Run
@@ -103,7 +104,8 @@ def main() -> None:
     config = RaConfig(
         "SASRec", given.dataset, overrides={**settings, "regenerator_checkpoint": given.regenerator}
     )
-    stages = RegeneratorStages(Run(config, Splits.load(config), ArtifactStore(Path("saved")), print))
+    run = Run(config, Splits.load(config), ArtifactStore(Path("saved")), print)
+    stages = RegeneratorStages(run, MinedPatterns(run))
     sources = first_rows(stages.sources, min(given.limit or len(stages.sources), len(stages.sources)))
     torch.manual_seed(SEED)
     model = (stages.regenerator if given.regenerator else stages.build()).network.eval()
