@@ -40,8 +40,9 @@ $(VENV)/.tune: $(VENV)/.package requirements-tune.txt
 demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)
 	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 $(ARGS)
 
-test: setup-tune ## quick tests (ARGS=... is passed on to pytest)
-	$(RUN) -m pytest -q $(ARGS)
+# One process for each core; what belongs in one process is said in tests/conftest.py.
+test: setup-tune ## quick tests (ARGS=... is passed on to pytest; ARGS=-n0 for one process)
+	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=8 $(ARGS)
 
 test-slow: setup-tune ## tests that train models or need real data
 	$(RUN) -m pytest -q -m slow $(ARGS)

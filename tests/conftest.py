@@ -14,13 +14,34 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from walks import REGENERATION, settings_below, write_walks
+from walks import REGENERATION, leave_undrawn, settings_below, write_walks
 
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("ci")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep together what belongs in one process: the tests of a file, and all that may start Ray."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tests/tuning" if file.startswith("tests/tuning/") else file
+
+    return Together(config, log)
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs build their figures but not draw them, unless the test is marked ``draws``."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(Figure, "savefig", leave_undrawn)
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,39 @@
-"""A run that is killed and resumed ends bit-identical to an unbroken one."""
+"""Runs in processes of their own: killed, resumed, and two at once."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("killed_run.py")
-
-
-def start(point: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), point, json.dumps({"model": "RaSASRec", **settings})],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=settings["output_dir"].removesuffix("runs"),
-        check=False,
-    )
-
-
-def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+from forking import Interpreter
 
 
 @pytest.fixture(scope="module")
-def unbroken(shared_settings: dict[str, Any]) -> dict[str, Any]:
-    return outcome(start("never", shared_settings))
+def interpreters() -> Iterator[tuple[Interpreter, Interpreter]]:
+    """Two whose sets of strings are ordered differently, as in two starts of a command."""
+    both = Interpreter(hash_seed=1), Interpreter(hash_seed=2)
+    yield both
+    for interpreter in both:
+        interpreter.close()
+
+
+@pytest.fixture(scope="module")
+def first(interpreters: tuple[Interpreter, Interpreter]) -> Interpreter:
+    return interpreters[0]
+
+
+@pytest.fixture(scope="module")
+def second(interpreters: tuple[Interpreter, Interpreter]) -> Interpreter:
+    return interpreters[1]
+
+
+@pytest.fixture(scope="module")
+def unbroken(shared_settings: dict[str, Any], first: Interpreter) -> dict[str, Any]:
+    return first.run("never", {**shared_settings, "model": "RaSASRec"}).outcome()
 
 
 @pytest.mark.parametrize(
@@ -47,30 +47,40 @@ def unbroken(shared_settings: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_killed_and_resumed_equals_unbroken(
-    point: str, goes_on: str, settings: dict[str, Any], unbroken: dict[str, Any]
+    point: str,
+    goes_on: str,
+    settings: dict[str, Any],
+    unbroken: dict[str, Any],
+    first: Interpreter,
+    second: Interpreter,
 ) -> None:
-    killed = start(point, settings)
+    settings |= {"model": "RaSASRec"}
+    killed = first.run(point, settings)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not list(Path(settings["output_dir"]).glob("*/result.json"))
-    second = start("never", {**settings, "resume": True})
-    resumed = outcome(second)
-    assert goes_on in second.stderr
-    assert ("continues" in second.stderr) == bool(goes_on)
+    ended = second.run("never", {**settings, "resume": True})
+    resumed = ended.outcome()
+    assert goes_on in ended.stderr
+    assert ("continues" in ended.stderr) == bool(goes_on)
     assert resumed["test"] == unbroken["test"]
     assert resumed["valid"] == unbroken["valid"]
 
 
-def test_two_kills_in_one_run(settings: dict[str, Any], unbroken: dict[str, Any]) -> None:
-    assert start("epoch:SASRec:1", settings).returncode == -signal.SIGKILL
-    assert start("batch:RAFT:2", {**settings, "resume": True}).returncode == -signal.SIGKILL
-    resumed = outcome(start("never", {**settings, "resume": True}))
+def test_two_kills_in_one_run(
+    settings: dict[str, Any], unbroken: dict[str, Any], first: Interpreter, second: Interpreter
+) -> None:
+    settings |= {"model": "RaSASRec"}
+    assert first.run("epoch:SASRec:1", settings).returncode == -signal.SIGKILL
+    settings |= {"resume": True}
+    assert second.run("batch:RAFT:2", settings).returncode == -signal.SIGKILL
+    resumed = first.run("never", settings).outcome()
     assert resumed["test"] == unbroken["test"]
     assert "backbone" in resumed["reused"]
 
 
 @pytest.fixture(scope="module")
-def unbroken_regeneration(shared_regenerating: dict[str, Any]) -> dict[str, Any]:
-    return outcome(start("never", {**shared_regenerating, "model": "SASRec"}))
+def unbroken_regeneration(shared_regenerating: dict[str, Any], first: Interpreter) -> dict[str, Any]:
+    return first.run("never", {**shared_regenerating, "model": "SASRec"}).outcome()
 
 
 @pytest.mark.parametrize(
@@ -84,13 +94,30 @@ def unbroken_regeneration(shared_regenerating: dict[str, Any]) -> dict[str, Any]
     ],
 )
 def test_a_killed_regeneration_goes_on(
-    point: str, goes_on: str, regenerating: dict[str, Any], unbroken_regeneration: dict[str, Any]
+    point: str,
+    goes_on: str,
+    regenerating: dict[str, Any],
+    unbroken_regeneration: dict[str, Any],
+    first: Interpreter,
+    second: Interpreter,
 ) -> None:
     settings = {**regenerating, "model": "SASRec"}
-    killed = start(point, settings)
+    killed = first.run(point, settings)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    second = start("never", {**settings, "resume": True})
-    resumed = outcome(second)
-    assert goes_on in second.stderr
+    ended = second.run("never", {**settings, "resume": True})
+    resumed = ended.outcome()
+    assert goes_on in ended.stderr
     assert resumed["test"] == unbroken_regeneration["test"]
     assert resumed["valid"] == unbroken_regeneration["valid"]
+
+
+def test_two_runs_at_once_make_each_stage_once(
+    settings: dict[str, Any], interpreters: tuple[Interpreter, Interpreter]
+) -> None:
+    for interpreter in interpreters:
+        interpreter.send("never", {**settings, "model": "RaSASRec"})
+    both = [interpreter.receive() for interpreter in interpreters]
+    results = [ended.outcome() for ended in both]
+    assert results[0]["test"] == results[1]["test"]
+    assert sorted(results[0]["reused"] + results[1]["reused"]) == ["backbone", "bank", "raft"]
+    assert any("another run makes it; waiting" in ended.stderr for ended in both)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
 
 from recbole_ra import Result, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def silent(line: str) -> None:
@@ -93,18 +92,6 @@ def test_the_test_split_is_left_alone_while_settings_are_chosen(settings: dict[s
     assert whole.valid == result.valid
 
 
-def test_two_runs_at_once_make_each_stage_once(settings: dict[str, Any]) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("killed_run.py")), "never"]
-    words = json.dumps({**settings, "model": "RaSASRec"})
-    both = [subprocess.Popen([*command, words], stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
-    ended = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    results = [json.loads(output.splitlines()[-1]) for output, _ in ended]
-    assert results[0]["test"] == results[1]["test"]
-    assert sorted(results[0]["reused"] + results[1]["reused"]) == ["backbone", "bank", "raft"]
-    assert any("another run makes it; waiting" in errors for _, errors in ended)
-
-
 def test_changed_inputs_are_not_reused(settings: dict[str, Any]) -> None:
     run("RaSASRec", **settings, say=silent)
     assert run("RaSASRec", **settings, alpha=0.7, say=silent).reused == ["backbone", "bank"]
@@ -135,6 +122,7 @@ def test_options_run_to_a_test_result(change: dict[str, Any], shared_settings: d
     assert result.settings["dataset"] == "walks"
 
 
+@pytest.mark.draws
 def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None:
     result = run("RaSASRec", **settings, say=silent)
     folder = Path(result.folder)

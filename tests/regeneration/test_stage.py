@@ -13,6 +13,8 @@ from recbole_ra import run
 from recbole_ra.core.errors import CheckpointError, DataError, RecboleRaError, SettingsError
 from walks import REGENERATION
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def silent(line: str) -> None:
     """Receives progress lines."""
