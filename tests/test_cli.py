@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from recbole_ra.cli import main, parse_settings
+from recbole_ra.cli import every_setting, main, parse_settings
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.settings.recbole import RECBOLE
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 ROWS = [f"u{user}\ti{(user + step) % 20}\t{step}" for user in range(30) for step in range(6)]
@@ -270,3 +271,17 @@ def test_help_names_models_data_sets_and_settings(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == text
     for word in ("SASRec", "GRU4Rec", "amazon-beauty", "--n_neighbors=20", "--alpha=0.5", "prepare"):
         assert word in text
+
+
+def test_help_shows_the_common_settings_and_all_of_them_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    common = capsys.readouterr().out
+    assert main(["--help=all"]) == 0
+    everything = capsys.readouterr().out
+    for name, about in every_setting().items():
+        if name not in RECBOLE:
+            assert f"  --{name}=" in everything
+            assert (f"  --{name}=" in common) == (not about.expert)
+    for name in ("hidden_size", "contrast", "weight_decay", "user_inter_num_interval"):
+        assert f"  --{name}=" in everything
+    assert len(common.splitlines()) < len(everything.splitlines()) / 2

@@ -38,12 +38,16 @@ class TuneSettings:
         "which trials end early; pbt: bad ones go on from good ones with changed values",
         choices=("asha", "median", "pbt", "none"),
     )
-    grace_epochs: int = setting(5, "epochs that every trial is given before a scheduler may end it", low=1)
-    reduction_factor: int = setting(3, "asha: one trial in so many goes on at each rung", low=2)
-    max_concurrent: int = setting(0, "trials at once; 0 = as many as CPUs and GPUs allow", low=0)
-    cpus_per_trial: int = setting(0, "CPUs of a trial; 0 = automatic", low=0)
-    gpus_per_trial: float = setting(-1.0, "GPUs of a trial, may be a fraction; -1 = automatic", low=-1)
-    max_failures: int = setting(0, "how often a trial is tried again after an error", low=0)
+    grace_epochs: int = setting(
+        5, "epochs that every trial is given before a scheduler may end it", low=1, expert=True
+    )
+    reduction_factor: int = setting(3, "asha: one trial in so many goes on at each rung", low=2, expert=True)
+    max_concurrent: int = setting(0, "trials at once; 0 = as many as CPUs and GPUs allow", low=0, expert=True)
+    cpus_per_trial: int = setting(0, "CPUs of a trial; 0 = automatic", low=0, expert=True)
+    gpus_per_trial: float = setting(
+        -1.0, "GPUs of a trial, may be a fraction; -1 = automatic", low=-1, expert=True
+    )
+    max_failures: int = setting(0, "how often a trial is tried again after an error", low=0, expert=True)
     sweep_dir: str | None = setting(
         None, "folder of the sweep; by default below output_dir, named after what is searched"
     )
