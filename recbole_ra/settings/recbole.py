@@ -94,9 +94,8 @@ RECBOLE = {
         *(
             _setting(name, shapes=TRAINED, expert=True)
             for name in (
-                "numerical_features threshold alias_of_user_id alias_of_item_id mask_ratio ft_ratio "
-                "loss_type reg_weight require_pow enable_scaler discretization preload_weight "
-                "benchmark_filename"
+                "numerical_features mask_ratio ft_ratio loss_type reg_weight require_pow enable_scaler "
+                "discretization"
             ).split()
         ),
     )

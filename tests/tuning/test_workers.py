@@ -41,11 +41,10 @@ def artifact(settings: dict[str, Any], stage: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("positions", [1, 4])
 def test_training_gives_the_same_curve_at_the_same_batch(
-    positions: int, alone: dict[str, Any], together: dict[str, Any], machine: Any
+    alone: dict[str, Any], together: dict[str, Any], machine: Any
 ) -> None:
-    feed = {**STEADY, "targets_per_pass": positions}
+    feed = {**STEADY, "epochs": 2}
     one = run("SASRec", **{**alone, **feed}, say=silent)
     reported: list[dict[str, Any]] = []
     options = {**together, **feed}
@@ -82,7 +81,7 @@ def test_regeneration_and_bank_are_the_same_bit_for_bit(
         made = artifact(alone, stage)
         shutil.copytree(made, Path(together["checkpoint_dir"]) / made.name)
     two = run("RaSASRec", **together, **trained, **regenerated, say=silent)
-    assert {"teacher", "regenerator"} <= set(two.reused)
+    assert "regenerator" in two.reused
     assert not {"decoded", "bank"} & set(two.reused)
     decoded = [Decoded.load(artifact(settings, "decoded")) for settings in (alone, together)]
     for name in ("items", "offsets", "source", "latent"):
