@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_ra.core.files import ArtifactStore
+from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.decoding import BLOCK, draw_coins, regenerate_sequences

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_ra.core.files import ArtifactStore
+from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import IntArray, Origin
 from recbole_ra.regeneration.stage import read_regenerated

@@ -10,7 +10,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +78,21 @@ def replace_folder(source: Path, path: Path) -> None:
     with explain_disk_errors(path):
         try:
             if path.is_dir():
-                shutil.rmtree(old, ignore_errors=True)
+                remove(old)
                 path.replace(old)
             source.replace(path)
         finally:  # an interrupt, too, leaves the old folder
             if old.exists() and not path.exists():
                 old.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder with all that it holds, a file or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sibling(path: Path, suffix: str) -> Path:
@@ -155,46 +162,3 @@ def digest_bytes(*parts: bytes) -> str:
         total.update(len(part).to_bytes(8, "little"))
         total.update(part)
     return total.hexdigest()
-
-
-class ArtifactStore:
-    """Results of stages, addressed by what they were made from.
-
-    A finished artifact is a folder with a ``manifest.json``; one in progress has the suffix
-    ``.part``. Nothing is reused because a file exists: the manifest must name the same key.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def _path(self, stage: str, key: str, suffix: str = "") -> Path:
-        return self.root / f"{stage}-{key[:16]}{suffix}"
-
-    def find(self, stage: str, key: str) -> Path | None:
-        """Return the folder of the finished artifact of that key, or None."""
-        folder = self._path(stage, key)
-        try:
-            content = json.loads((folder / "manifest.json").read_text())
-        except (FileNotFoundError, ValueError):  # ValueError: damaged, no JSON or no text at all
-            return None
-        return folder if isinstance(content, dict) and content.get("key") == key else None
-
-    def held(self, stage: str, key: str, busy: Callable[[], None]) -> AbstractContextManager[None]:
-        """Keep other processes from making the same artifact meanwhile; ``busy`` as in :func:`held`."""
-        return held(self.root / f".{stage}-{key[:16]}.lock", busy)
-
-    def start(self, stage: str, key: str, *, resume: bool) -> Path:
-        """Return the folder to work in, emptied unless the work is resumed."""
-        part = self._path(stage, key, ".part")
-        with explain_disk_errors(part):
-            if not resume and part.exists():
-                shutil.rmtree(part)
-        make_folder(part)
-        return part
-
-    def finish(self, stage: str, key: str, inputs: Any) -> Path:
-        """Write the manifest and give the folder its final name."""
-        part, folder = self._path(stage, key, ".part"), self._path(stage, key)
-        write_json(part / "manifest.json", {"stage": stage, "key": key, "inputs": inputs})
-        replace_folder(part, folder)
-        return folder

@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import Any
 
 from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.core.files import ArtifactStore, make_folder
+from recbole_ra.core.files import make_folder
+from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
 from recbole_ra.data.dataset import Splits
 from recbole_ra.pipeline.result import Result, new_run_folder

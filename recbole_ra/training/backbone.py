@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recbole_ra.core.files import ArtifactStore, digest
+from recbole_ra.core.files import digest
+from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset

@@ -14,7 +14,21 @@ import torch
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
+
+ENTRIES = {"identity": dict, "state_dict": dict, "history": list, "settings": dict}
+IDENTITY = {"model": str, "vocabulary": str, "n_items": int, "training_part": str, "settings": dict}
+EPOCH = {"stage": str, "epoch": int, "loss": (int, float)}
+RESUMED = {
+    "epoch": int,
+    "cur_step": int,
+    "best_valid_score": (int, float),
+    "best_valid_result": (dict, type(None)),
+    "optimizer": dict,
+    "average": (dict, type(None)),
+    "random_states": list,
+}
+"""What a checkpoint holds, with types; the last is read only where training goes on from it."""
 
 
 def random_state() -> dict[str, Any]:
@@ -54,6 +68,19 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def check_entries(path: Path, content: Any, entries: Mapping[str, Any]) -> None:
+    """Check that a mapping of a checkpoint has what will be read of it.
+
+    Raises
+    ------
+    CheckpointError
+        For the first entry that is missing or of another type.
+    """
+    for name, kind in entries.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise CheckpointError(f"{path}: its entry '{name}' is missing or garbled; train the model again")
+
+
 def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str]) -> dict[str, Any]:
     """Load a checkpoint that must belong to the same model and item vocabulary.
 
@@ -77,8 +104,12 @@ def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str
         raise CheckpointError(
             f"{path}: not a readable checkpoint (truncated or of another kind); train again"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "identity" not in content:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of recbole_ra; train the model again")
+    check_entries(path, content, ENTRIES)
+    check_entries(path, content["identity"], IDENTITY)
+    for epoch in content["history"]:
+        check_entries(path, epoch, EPOCH)
     found = content["identity"]
     if found.get("model") != identity["model"]:
         raise CheckpointError(
@@ -96,6 +127,6 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -
     """Put weights into a model, with one clear line if their shapes differ."""
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         detail = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{path}: the weights do not fit the model's settings: {detail}") from error

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.errors import CheckpointError
-from recbole_ra.core.files import ArtifactStore, digest, digest_bytes
+from recbole_ra.core.files import digest, digest_bytes
+from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import IntArray
@@ -126,6 +127,7 @@ class Run:
             "vocabulary": self.vocabulary,
             "n_items": self.n_items,
             "training_part": self.training_part.digest,
+            "rows": None if self.regenerated is None else self.regenerated.fingerprint(),
             "settings": self.config.built_with,
         }
 
@@ -145,7 +147,12 @@ class Run:
                 f"{path}: was trained on other training rows than '{self.config.dataset}' has now, which "
                 "may hold what is held out here; use the split and filters that it was trained with"
             )
-        trained_with = found.get("settings", {})
+        if found.get("rows") != identity.get("rows"):
+            raise CheckpointError(
+                f"{path}: was trained on other rows than regenerate={self.config.regeneration.regenerate} "
+                "gives; name the data that it was trained on with --regenerate"
+            )
+        trained_with = found["settings"]
         for name, value in identity["settings"].items():
             if trained_with.get(name) != value:
                 raise CheckpointError(
@@ -207,7 +214,9 @@ class Run:
             yield made
 
     def _find(self, stage: str, key: str) -> Path | None:
-        found = self.store.find(stage, key) if self.config.run.reuse else None
+        found = None
+        if self.config.run.reuse:
+            found = self.store.find(stage, key, lambda damage: self.say(f"{stage}: {damage}; made again"))
         if found is not None:
             self.reused.append(stage)
             self.say(f"{stage}: reused {found}")

@@ -23,6 +23,8 @@ from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
+    RESUMED,
+    check_entries,
     load_checkpoint,
     load_weights,
     random_state,
@@ -225,18 +227,22 @@ class RaTrainer(Trainer):
                 f"{resume_file}: no training can go on from it, it is finished or of an earlier version; "
                 "delete its folder, or leave --resume out"
             )
+        check_entries(Path(resume_file), content, RESUMED)
         load_weights(self.model, content["state_dict"], Path(resume_file))
-        self.optimizer.load_state_dict(content["optimizer"])
+        try:
+            self.optimizer.load_state_dict(content["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            self._set_random_states(content["random_states"])
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{resume_file}: its training state is garbled; delete it") from error
         for group in self.optimizer.param_groups:
             group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
-        if self.average is not None:
-            self.average.load_state_dict(content["average"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
         self.history = content["history"]
-        self._set_random_states(content["random_states"])
 
     def move(self, folder: Path) -> None:
         """Continue in another folder, to which the files were moved."""

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.core.files import ArtifactStore, digest, whole_folder, write_bytes, write_json
+from recbole_ra.core.files import digest, whole_folder, write_bytes, write_json
 
 KEY = "0123456789abcdef" * 4
 
@@ -115,73 +112,3 @@ def test_digests_know_content_and_not_order() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     different = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": 1.5}, {"a": [1]}, {"a": None}, {}, []]
     assert len({digest(content) for content in different}) == len(different)
-
-
-def test_an_artifact_is_found_when_it_is_finished(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    assert store.find("bank", KEY) is None
-    (store.start("bank", KEY, resume=False) / "data").write_text("x")
-    assert store.find("bank", KEY) is None
-    folder = store.finish("bank", KEY, {"seed": 1})
-    assert store.find("bank", KEY) == folder
-    assert (folder / "data").read_text() == "x"
-    assert json.loads((folder / "manifest.json").read_text())["inputs"] == {"seed": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
-
-
-def test_only_resumed_work_keeps_what_was_begun(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    (store.start("bank", KEY, resume=False) / "begun").write_text("x")
-    assert (store.start("bank", KEY, resume=True) / "begun").exists()
-    assert not (store.start("bank", KEY, resume=False) / "begun").exists()
-
-
-def test_a_finished_artifact_is_replaced_whole(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    (store.start("bank", KEY, resume=False) / "old").write_text("x")
-    store.finish("bank", KEY, {})
-    (store.start("bank", KEY, resume=False) / "new").write_text("x")
-    folder = store.finish("bank", KEY, {})
-    assert sorted(entry.name for entry in folder.iterdir()) == ["manifest.json", "new"]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"key": "other"}', b"\xff\xfe"])
-def test_a_damaged_or_foreign_manifest_is_not_trusted(content: bytes, tmp_path: Path) -> None:
-    """The folder's name holds the first 16 digits only; the manifest names the whole key."""
-    store = ArtifactStore(tmp_path)
-    store.start("bank", KEY, resume=False)
-    folder = store.finish("bank", KEY, {})
-    (folder / "manifest.json").write_bytes(content)
-    assert store.find("bank", KEY) is None
-    assert store.find("bank", KEY[:16] + "f" * 48) is None
-
-
-HOLDER = """
-import os, sys
-from pathlib import Path
-from recbole_ra.core.files import ArtifactStore
-with ArtifactStore(Path(sys.argv[1])).held("bank", sys.argv[2], lambda: None):
-    print("held", flush=True)
-    sys.stdin.readline()
-    os._exit(1)
-"""
-
-
-def test_an_artifact_is_made_by_one_process_and_a_dead_one_lets_go(tmp_path: Path) -> None:
-    store, waits = ArtifactStore(tmp_path), []
-    command = [sys.executable, "-c", HOLDER, str(tmp_path), KEY]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-
-        def other_dies() -> None:
-            waits.append(holder.poll())
-            holder.stdin.write("\n")
-            holder.stdin.flush()
-
-        with store.held("bank", KEY[::-1], lambda: waits.append("of another artifact")):
-            pass
-        with store.held("bank", KEY, other_dies):
-            pass
-    assert waits == [None]

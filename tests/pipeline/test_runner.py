@@ -180,6 +180,27 @@ def test_a_given_backbone_is_used(settings: dict[str, Any], walks: Path, tmp_pat
         run("RaSASRec", **given, n_heads=4)
     with pytest.raises(CheckpointError, match="was trained with MAX_ITEM_LIST_LENGTH=50, not 40"):
         run("RaSASRec", **given, MAX_ITEM_LIST_LENGTH=40)
+    with pytest.raises(CheckpointError, match="was trained on other rows than regenerate=patterns gives"):
+        run("SASRec", **given, regenerate="patterns")
+
+
+def test_a_damaged_artifact_is_named_and_made_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = run("RaSASRec", **settings, say=silent)
+    damaged = {
+        "backbone": "best.pt",
+        "bank": "train_states.npy",
+        "raft": "history.json",
+    }
+    for stage, name in damaged.items():
+        (path,) = (tmp_path / "saved").glob(f"{stage}-*/{name}")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        said: list[str] = []
+        again = run("RaSASRec", **settings, say=said.append)
+        assert [line for line in said if f"{stage}: {path.absolute()} was changed; made again" in line]
+        assert again.reused == [kept for kept in damaged if kept != stage]
+        assert (again.test, again.valid) == (whole.test, whole.valid)
 
 
 def test_settings_without_effect_are_named(settings: dict[str, Any]) -> None:

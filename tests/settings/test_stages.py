@@ -159,7 +159,7 @@ def test_the_graph() -> None:
 def test_a_stage_may_not_read_what_it_does_not_declare(
     tiny_config: Callable[..., Any], tiny_splits: Any, tmp_path: Path
 ) -> None:
-    from recbole_ra.core.files import ArtifactStore
+    from recbole_ra.core.store import ArtifactStore
     from recbole_ra.training.run import Run
 
     state = Run(tiny_config(), tiny_splits, ArtifactStore(tmp_path), print)

@@ -11,6 +11,7 @@ import torch
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.training.checkpoint import (
+    FORMAT,
     load_checkpoint,
     load_weights,
     random_state,
@@ -19,7 +20,25 @@ from recbole_ra.training.checkpoint import (
 )
 
 CPU = torch.device("cpu")
-IDENTITY = {"model": "SASRec", "vocabulary": "abc", "n_items": 40}
+IDENTITY = {
+    "model": "SASRec",
+    "vocabulary": "abc",
+    "n_items": 40,
+    "training_part": "def",
+    "settings": {"n_layers": 2},
+}
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """What a checkpoint of one linear layer holds."""
+    return {
+        "identity": IDENTITY,
+        "state_dict": torch.nn.Linear(2, 3).state_dict(),
+        "history": [{"stage": "SASRec", "epoch": 0, "loss": 1.5}],
+        "settings": {},
+        "epoch": 4,
+        **changes,
+    }
 
 
 def draws() -> list[Any]:
@@ -37,16 +56,15 @@ def draws() -> list[Any]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "deep" / "best.pt"
-    save_checkpoint(
-        path, {"identity": IDENTITY, "state_dict": torch.nn.Linear(2, 3).state_dict(), "epoch": 4}
-    )
+    save_checkpoint(path, content())
     return path
 
 
 def test_every_generator_continues_where_it_was(tmp_path: Path) -> None:
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     draws()
-    save_checkpoint(tmp_path / "last.pt", {"identity": IDENTITY, "random": random_state()})
+    known = content()
+    save_checkpoint(tmp_path / "last.pt", {**known, "random": random_state()})
     expected = draws()
     assert draws() != expected
     set_random_state(load_checkpoint(tmp_path / "last.pt", CPU, IDENTITY)["random"])
@@ -54,12 +72,12 @@ def test_every_generator_continues_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_round_trip(saved: Path) -> None:
-    content = load_checkpoint(saved, CPU, IDENTITY)
-    assert content["epoch"] == 4
-    assert content["identity"] == IDENTITY
+    found = load_checkpoint(saved, CPU, IDENTITY)
+    assert found["epoch"] == 4
+    assert found["identity"] == IDENTITY
     layer = torch.nn.Linear(2, 3)
-    load_weights(layer, content["state_dict"], saved)
-    assert torch.equal(layer.weight, content["state_dict"]["weight"])
+    load_weights(layer, found["state_dict"], saved)
+    assert torch.equal(layer.weight, found["state_dict"]["weight"])
     assert [path.name for path in saved.parent.iterdir()] == ["best.pt"]
 
 
@@ -71,8 +89,8 @@ def assert_one_line(caught: pytest.ExceptionInfo[CheckpointError], path: Path) -
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
 def test_a_truncated_file_is_refused(saved: Path, keep: float) -> None:
-    content = saved.read_bytes()
-    saved.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(CheckpointError, match="not a readable checkpoint") as caught:
         load_checkpoint(saved, CPU, IDENTITY)
     assert_one_line(caught, saved)
@@ -94,12 +112,41 @@ def test_what_belongs_to_something_else_is_refused(saved: Path, identity: dict[s
     assert_one_line(caught, saved)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"format": 99, "identity": IDENTITY}, {"format": 1}])
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "other.pt")
+@pytest.mark.parametrize("found", [[1, 2], {"a": 1}, {"format": 99, "identity": IDENTITY}, {"format": 1}])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, found: Any) -> None:
+    torch.save(found, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of recbole_ra") as caught:
         load_checkpoint(tmp_path / "other.pt", CPU, IDENTITY)
     assert_one_line(caught, tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "entry"),
+    [
+        ({"identity": None}, "identity"),
+        ({"identity": "SASRec"}, "identity"),
+        ({"identity": {**IDENTITY, "settings": "n_layers"}}, "settings"),
+        ({"identity": {"model": "SASRec"}}, "vocabulary"),
+        ({"state_dict": "weights"}, "state_dict"),
+        ({"history": "long"}, "history"),
+        ({"history": [3]}, "stage"),
+        ({"history": [{"stage": "SASRec", "epoch": "first", "loss": 1.0}]}, "epoch"),
+        ({"settings": []}, "settings"),
+    ],
+)
+def test_an_entry_of_another_type_is_named(change: dict[str, Any], entry: str, tmp_path: Path) -> None:
+    path = tmp_path / "garbled.pt"
+    save_checkpoint(path, content(**change))
+    with pytest.raises(CheckpointError, match=f"its entry '{entry}' is missing or garbled") as caught:
+        load_checkpoint(path, CPU, IDENTITY)
+    assert_one_line(caught, path)
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight": "heavy", "bias": 3}, {"weight": torch.ones(1), 3: None}])
+def test_weights_that_are_none_are_refused(weights: dict[Any, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the weights do not fit the model's settings") as caught:
+        load_weights(torch.nn.Linear(2, 3), weights, tmp_path / "x.pt")
+    assert_one_line(caught, tmp_path / "x.pt")
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
@@ -120,7 +167,7 @@ class Evil:
 
 
 def test_loading_runs_no_code(tmp_path: Path) -> None:
-    torch.save({"format": 1, "identity": IDENTITY, "x": Evil(tmp_path / "mark")}, tmp_path / "evil.pt")
+    torch.save({"format": FORMAT, "identity": IDENTITY, "x": Evil(tmp_path / "mark")}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "evil.pt", CPU, IDENTITY)
     assert not (tmp_path / "mark").exists()
