@@ -37,6 +37,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log)
 
 
+@pytest.fixture(autouse=True)
+def untraced() -> None:
+    """Undo what importing a model of RecBole does: SINE, among them, has torch trace every operation."""
+    torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs build their figures but not draw them, unless the test is marked ``draws``."""

@@ -118,7 +118,9 @@ class RaConfig(Config):
             return model, _OwnModel, dataset
         from recbole.utils import get_model
 
-        return model, get_model(self.backbone), dataset
+        # It imports all models, of which SINE has torch trace every operation of this process from then on.
+        with torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled()):
+            return model, get_model(self.backbone), dataset
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(self.backbone, model_class, dataset)

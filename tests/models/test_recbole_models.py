@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_its_loss_is_the_models_own(tiny_config: Callable[..., Any]) -> None:
     queries = splits.train[torch.arange(16)]
     recommender = wrap(model, splits, fields).eval()
     assert torch.equal(recommender.calculate_loss(queries), model.calculate_loss(queries))
+
+
+def test_torch_traces_no_operation_because_of_sine(
+    tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing RecBole's models turns anomaly detection on, which makes training several times slower."""
+    for name in list(sys.modules):
+        if name.startswith("recbole.model.sequential_recommender"):
+            monkeypatch.delitem(sys.modules, name)
+    tiny_config("GRU4Rec")
+    assert "recbole.model.sequential_recommender.sine" in sys.modules
+    assert not torch.is_anomaly_enabled()
 
 
 def test_what_cannot_be_built_is_one_line(tiny_config: Callable[..., Any]) -> None:
