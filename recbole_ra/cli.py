@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_ra.core.console import abandon, prepare_streams, say, show
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.setting import Setting, declared
 
@@ -31,33 +32,47 @@ Trains, selects on validation, and tests once. Every setting of RecBole and of o
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     try:
-        asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
-        if asks and words[:1] != ["prepare"]:
-            print(help_text(everything="--help=all" in words))
-            return 0
-        if words[0] == "--version":
-            from recbole_ra import __version__
-
-            print(__version__)
-            return 0
-        if words[0] == "prepare":
-            return prepare(words[1:])
-        if words[0] == "tune":
-            return tune(words[1:])
-        if words[0] == "regenerate":
-            return train(regenerate_words(words[1:]))
-        return train(words)
+        code = command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read has seen enough
+        abandon(sys.stdout)
+        return 0
     except RecboleRaError as error:
-        print(f"recbole-ra: {error}", file=sys.stderr)
+        say(f"recbole-ra: {error}")
+        return 2
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.filename is None:
+            abandon(sys.stdout)
+        say(f"recbole-ra: {error.filename or 'standard output'}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
-        print(
-            "recbole-ra: interrupted; what was finished is kept, the same command with --resume continues",
-            file=sys.stderr,
-        )
+        say("recbole-ra: interrupted; what was finished is kept, the same command with --resume continues")
         return 130
+
+
+def command(words: Sequence[str]) -> int:
+    """Run the command that the words name."""
+    asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
+    if asks and words[:1] != ["prepare"]:
+        show(help_text(everything="--help=all" in words))
+        return 0
+    if words[0] == "--version":
+        from recbole_ra import __version__
+
+        show(__version__)
+        return 0
+    if words[0] == "prepare":
+        return prepare(words[1:])
+    if words[0] == "tune":
+        return tune(words[1:])
+    if words[0] == "regenerate":
+        return train(regenerate_words(words[1:]))
+    return train(words)
 
 
 def train(words: Sequence[str]) -> int:
@@ -70,7 +85,7 @@ def train(words: Sequence[str]) -> int:
     for name in sorted(settings.keys() & inspect.signature(run).parameters.keys()):
         raise SettingsError(f"unknown setting '{name}'; recbole_ra.run has it, for Python programs")
     result = run(model, dataset, files, start_workers=ray_workers, **settings)
-    print(result.table())
+    show(result.table())
     return 0
 
 
@@ -86,7 +101,7 @@ def tune(words: Sequence[str]) -> int:
         from recbole_ra.tuning.sweep import search, test_best
 
         trials = search(sweep, machine)
-    print(test_best(sweep, trials).table())
+    show(test_best(sweep, trials).table())
     return 0
 
 
@@ -186,13 +201,13 @@ def prepare(words: Sequence[str]) -> int:
         columns=columns or None,
         overwrite=given.overwrite,
     )
-    print(
+    show(
         f"{made.path} ({made.kind}): {made.n_users} users, {made.n_items} items, "
         f"{made.n_interactions} interactions"
     )
     for note in made.notes:
-        print(f"  {note}")
-    print(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
+        show(f"  {note}")
+    show(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
     return 0
 
 

@@ -6,8 +6,9 @@ line on stderr and exits with code 2; as a library the exception reaches the cal
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RecboleRaError(Exception):
@@ -39,3 +40,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+@contextlib.contextmanager
+def explain_memory_errors() -> Iterator[None]:
+    """Turn the many ways of NumPy and torch to say "not enough memory" into one clear line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        signs = (
+            "allocate",
+            "out of memory",
+            "Storage size calculation overflowed",
+            "Overflow when unpacking",
+        )
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        raise RecboleRaError(
+            f"not enough memory ({reason}); lower hidden_size, inner_size, MAX_ITEM_LIST_LENGTH or a "
+            "batch size"
+        ) from error

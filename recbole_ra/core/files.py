@@ -22,7 +22,7 @@ from recbole_ra.core.errors import RecboleRaError
 
 @contextlib.contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "permission denied" into one clear line."""
+    """Turn "no space left", "permission denied" and "name too long" into one clear line."""
     try:
         yield
     except OSError as error:
@@ -30,6 +30,8 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
             raise RecboleRaError(f"{path}: no space left on the disk; free some and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RecboleRaError(f"{path}: no permission to write there; choose another folder") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise RecboleRaError(f"{path}: the name is too long for the file system; shorten it") from error
         raise
 
 

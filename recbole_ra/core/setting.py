@@ -83,6 +83,8 @@ class Setting:
             return f"{self.name}={value!r} must be {limits}"
         if self.kind is float and math.isinf(value):
             return f"{self.name}={value!r} must be finite"
+        if self.kind is int and abs(value) >= 2**63:
+            return f"{self.name}={value!r} must be below 2^63"
         return None
 
 

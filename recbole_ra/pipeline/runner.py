@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.core import console
+from recbole_ra.core.errors import DataError, SettingsError, explain_memory_errors
 from recbole_ra.core.files import make_folder
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
@@ -80,7 +80,7 @@ def run(
     RecboleRaError
         For every mistake that the caller can mend.
     """
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = say or console.say
     started = perf_counter()
     config = RaConfig(model, dataset, config_files, settings)
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
@@ -111,7 +111,8 @@ def run(
     for folder in (config.run.output_dir, config["checkpoint_dir"]):
         make_folder(Path(folder))
     if config.run.workers == 1:
-        return _stages(state, mined, evaluate_test)
+        with explain_memory_errors():
+            return _stages(state, mined, evaluate_test)
     if start_from is not None:
         raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
     if start_workers is None:

@@ -19,7 +19,18 @@ def props_root() -> Path:
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-3`` as a number, as RecBole's loader does."""
+    """Safe YAML that reads ``1e-3`` as a number, as RecBole's loader does, and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; raises ``ConstructorError`` for a key that stands in it already."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key.value}' is given twice; keep one", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 YamlLoader.add_implicit_resolver(
@@ -39,6 +50,8 @@ def parse_value(text: str) -> Any:
         return yaml.load(text.replace("\t", "\\t"), Loader=YamlLoader)
     except (yaml.YAMLError, ValueError, AttributeError):  # the latter two: 2020-13-45, !!int x, !!timestamp x
         return text
+    except RecursionError as error:
+        raise SettingsError(f"{text[:40]}…: is nested too deep to be read as a value") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -55,9 +68,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: no such file; check --config_files") from error
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check --config_files") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: is nested too deep; write one 'key: value' a line") from error
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
+        if isinstance(error, yaml.constructor.ConstructorError) and "given twice" in str(error.problem):
+            raise SettingsError(f"{path}{line}: {error.problem}") from error
         raise SettingsError(f"{path}{line}: not valid YAML; write one 'key: value' a line") from error
     if content is None:
         return {}

@@ -105,6 +105,13 @@ RECBOLE = {
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
 CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
+STATES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+IGNORED = {
+    "nproc": ": --workers trains in several processes",
+    "world_size": ": --workers trains in several processes",
+    "save_dataset": ": the data set is read anew",
+    "save_dataloaders": ": batches are made anew",
+}
 WITHOUT_CUT = ("gauc",)
 """Ranking metrics that RecBole reports without ``@k``."""
 
@@ -139,6 +146,20 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
     clip = final.get("clip_grad_norm")
     if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip and set(clip) <= CLIPPING):
         yield f"clip_grad_norm={clip!r} must be a mapping such as {{max_norm: 5}}"
+    elif clip is not None and not (_is_number(clip["max_norm"]) and clip["max_norm"] > 0):
+        yield f"clip_grad_norm={clip!r}: max_norm must be a number above 0"
+    cuts = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
+    if not cuts or not all(isinstance(cut, int) and cut is not True and 0 < cut < 2**31 for cut in cuts):
+        yield f"topk={final['topk']!r} must be whole numbers from 1, such as [5, 10]"
+    if str(final.get("state", "INFO")).upper() not in STATES:
+        yield f"state={final['state']!r} must be one of {', '.join(STATES)}"
+    for key in ("field_separator", "seq_separator"):
+        if key in given and not (isinstance(final[key], str) and final[key]):
+            yield f"{key}={final[key]!r} must be text of at least one character"
+    for key in sorted(given & set(IGNORED)):
+        yield f"{key}={final[key]!r} has no effect here{IGNORED[key]}; leave it out"
+    if final["use_gpu"] and not re.fullmatch(r"\d+(,\d+)*|", str(final["gpu_id"]).replace(" ", "")):
+        yield f"gpu_id={final['gpu_id']!r} must be numbers of GPUs such as 0 or 0,1"
     if final.get("log_wandb") and find_spec("wandb") is None:
         yield "log_wandb=True needs the package wandb: pip install wandb"
     yield from _intervals(final)
@@ -157,6 +178,10 @@ def _intervals(final: Mapping[str, Any]) -> Iterator[str]:
     for field, value in (by_value if isinstance(by_value, dict) else {}).items():
         if isinstance(value, str) and not all(_is_interval(part) for part in value.split(";")):
             yield f"val_interval of {field}: {value!r} must be an interval such as '[3,inf)' or a list"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_interval(text: str) -> bool:
