@@ -26,10 +26,8 @@ from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
 SEQUENCES_FILE = "sequences.tsv"
 """Name of the file of sequences in a folder."""
 
-SEPARATORS = (" ", ",", ";", "|")
-"""What may stand between the items of a row: the first that is in no item token."""
-
 BLOCK_ITEMS = 1 << 20  # that are turned into text at once
+SEPARATORS = (" ", ",", ";", "|")
 COLUMNS = ("origin", "user", "latent", "items")
 _HEADER = "\t".join(COLUMNS)
 _ORIGINS = [origin.name.lower() for origin in Origin]
@@ -50,7 +48,7 @@ _YAML_HEADER = """\
 
 
 def item_separator(item_tokens: Sequence[str]) -> str:
-    """Return the first of :data:`SEPARATORS` that is in no item token, of which the first is padding.
+    """Return the first of ``SEPARATORS`` that is in no item token; the token of padding does not count.
 
     Raises
     ------
@@ -93,8 +91,9 @@ def check_tokens(
     for known, what in ((item_tokens, "item"), (user_tokens, "user")):
         tokens = pa.array(known[1:], pa.string())
         for pattern, fault in faults.items():
-            for bad in tokens.filter(compute.match_substring_regex(tokens, pattern)):
-                raise DataError(f"{where}: {what} {shown(bad.as_py())} {fault}; rename it in the .inter file")
+            bad = tokens.filter(compute.match_substring_regex(tokens, pattern)).to_pylist()
+            if bad:
+                raise DataError(f"{where}: {what} {shown(bad[0])} {fault}; rename it in the .inter file")
 
 
 def write_sequences(
@@ -113,7 +112,8 @@ def write_sequences(
     if not len(data):
         raise DataError(f"{path}: there is no row to write; keep at least one origin")
     check_tokens(path, user_tokens, item_tokens, _UNWRITABLE)
-    text, table, origins = _Text(item_tokens, user_tokens, nobody=""), data.table, pa.array(_ORIGINS)
+    text = _Text(item_tokens, user_tokens, nobody="")
+    table, origins = data.table, pa.array(_ORIGINS)
 
     def columns(rows: slice) -> list[pa.Array]:
         space = pa.array(data.latent[rows])
@@ -146,10 +146,7 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
         raise DataError(f"{path}: has a header but no rows; write it again")
     fields = compute.split_pattern(pa.array(lines, pa.large_string()), "\t")
     counts = compute.list_value_length(fields)
-    fault = (
-        f"there are %s columns instead of {len(COLUMNS)} ({', '.join(COLUMNS)}); put one tab between them, "
-        "also where one is empty"
-    )
+    fault = f"there are %s columns instead of {len(COLUMNS)}; put tabs between {', '.join(COLUMNS)}"
     _check(path, counts.to_numpy() == len(COLUMNS), counts, fault)
     flat = compute.list_flatten(fields)
     origins, users, spaces, rows = (flat[place :: len(COLUMNS)] for place in range(len(COLUMNS)))
@@ -167,9 +164,7 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     separator = item_separator(item_tokens)
     split = compute.split_pattern(rows, separator)
     lengths = compute.list_value_length(split).to_numpy()
-    fault = (
-        f"items %s are fewer than {SHORTEST}; add items with {separator!r} between them, or remove the line"
-    )
+    fault = f"items %s are fewer than {SHORTEST}; add items after {separator!r}, or remove the line"
     _check(path, lengths >= SHORTEST, rows, fault)
     tokens = compute.list_flatten(split)
     items = _index(tokens, item_tokens[1:]) + 1
@@ -218,11 +213,8 @@ def write_benchmark_files(
     histories of pre-split files only if the item field has this name (``_benchmark_presets`` of its
     ``SequentialDataset``). It needs no times then, and applies no filters.
     """
-    splits = {
-        "train": Prefixes.all_of(train, max_length),
-        "valid": dataclasses.replace(valid, max_length=max_length),
-        "test": dataclasses.replace(test, max_length=max_length),
-    }
+    splits = {"train": Prefixes.all_of(train, max_length), "valid": valid, "test": test}
+    splits = {split: dataclasses.replace(rows, max_length=max_length) for split, rows in splits.items()}
     for split, prefixes in splits.items():
         if not len(prefixes):
             raise DataError(f"{folder}: there is no {split} row to write; RecBole needs all three splits")
@@ -272,11 +264,9 @@ class _Text:
 
     def of_rows(self, flat: NDArray[np.int32], start: IntArray, length: IntArray) -> pa.Array:
         """The items ``flat[start[i] : start[i] + length[i]]`` as one text for each row."""
-        offsets = np.concatenate([[0], np.cumsum(length)])
+        offsets = pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32())
         tokens = self.items.take(pa.array(flat[places(start, length)]))
-        return compute.binary_join(
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens), self.separator
-        )
+        return compute.binary_join(pa.ListArray.from_arrays(offsets, tokens), self.separator)
 
     def of_prefixes(self, rows: Prefixes) -> list[pa.Array]:
         """Owner, prefix and target of each row."""

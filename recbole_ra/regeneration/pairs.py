@@ -49,8 +49,7 @@ def draw_pairs(table: SequenceTable, patterns: Patterns, *, per_sequence: int = 
         The draw, uniform without replacement, depends on the seed, the table and the patterns alone.
     """
     rng = stream(seed, "pairs")
-    none = np.zeros(0, dtype=np.int64)
-    sequences, chosen = [none], [none]
+    drawn = [np.zeros((2, 0), dtype=np.int64)]
     for sequence, pattern in _by_block(table, patterns):
         # The smallest of independent random numbers are a uniform draw. One number a pair, in the
         # order of pairs: the size of the blocks does not matter.
@@ -58,9 +57,8 @@ def draw_pairs(table: SequenceTable, patterns: Patterns, *, per_sequence: int = 
         by_sequence = sequence[order]
         rank = np.arange(len(sequence)) - np.searchsorted(by_sequence, by_sequence)
         keep = np.sort(order[rank < per_sequence])
-        sequences.append(sequence[keep])
-        chosen.append(pattern[keep])
-    return Pairs(np.concatenate(sequences), np.concatenate(chosen))
+        drawn.append(np.stack([sequence[keep], pattern[keep]]))
+    return Pairs(*np.concatenate(drawn, axis=1))
 
 
 class _Trie:

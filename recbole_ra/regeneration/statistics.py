@@ -73,10 +73,8 @@ def regeneration_statistics(
         Original training sequences: what is compared with, whether ``data`` holds them or not.
     patterns : SequenceTable, optional
         Mined patterns that were merged; tells how many of them were dropped.
-    decoded : Decoded, optional
-        Decoded rows that were merged; tells how many of them were dropped and why.
-    sources : SequenceTable, optional
-        What ``decoded`` was decoded from.
+    decoded, sources : Decoded and SequenceTable, optional
+        Decoded rows that were merged, and what they were decoded from; tell how many were dropped and why.
 
     Raises
     ------
