@@ -148,10 +148,12 @@ class Run:
                 "may hold what is held out here; use the split and filters that it was trained with"
             )
         if found.get("rows") != identity.get("rows"):
-            raise CheckpointError(
-                f"{path}: was trained on other rows than regenerate={self.config.regeneration.regenerate} "
-                "gives; name the data that it was trained on with --regenerate"
-            )
+            other = f"was trained on other rows than regenerate={self.config.regeneration.regenerate} gives"
+            if not self.config.uses_retrieval or self.config.bank.memory_data != "regenerated":
+                raise CheckpointError(
+                    f"{path}: {other}; name the data that it was trained on with --regenerate"
+                )
+            self.say(f"{path}: {other}; these are remembered, not trained on")
         trained_with = found["settings"]
         for name, value in identity["settings"].items():
             if trained_with.get(name) != value:
