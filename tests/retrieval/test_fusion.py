@@ -203,3 +203,27 @@ def test_gradients_reach_every_parameter() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="width 8 is not divisible by n_heads 3"):
         attention(n_heads=3)
+
+
+def test_what_only_the_memories_know_is_learned() -> None:
+    """States say nothing of the target, neighbours' values are its vector; other rows are predicted too."""
+    torch.manual_seed(0)
+    width, n_items, k = 16, 40, 3
+    table = torch.randn(n_items, width)
+    module = fusion.Fusion(
+        width=width, alpha=0.5, beta=1.0, n_heads=2, inner=32, temperature=1.0, dropout=0.0
+    )
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+
+    def rows(count: int) -> tuple[Tensor, Tensor]:
+        targets = torch.randint(n_items, (count,))
+        values = table[targets][:, None].expand(-1, k, -1)
+        keys, valid = torch.randn(count, k, width), torch.ones(count, k, dtype=torch.bool)
+        return module(0.1 * torch.randn(count, width), keys, values, valid) @ table.T, targets
+
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(*rows(128)).backward()
+        optimizer.step()
+    scores, targets = rows(400)
+    assert (scores.argmax(1) == targets).float().mean() > 0.9  # by chance .025

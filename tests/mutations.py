@@ -1,0 +1,149 @@
+"""Breaks one part of the package at a time, in a copy, and runs the tests that must notice.
+
+``python tests/mutations.py`` prints one line per mutation and ends with 1 if a broken part survives. It is
+run by hand: each mutation costs an interpreter and a few seconds of tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+class Mutation(NamedTuple):
+    """What is broken: a text in a file of the package, what replaces it, and the tests that must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation(
+        "extend_bank adds nothing",
+        "retrieval/bank.py",
+        "    bank.add(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))",
+        "    pass",
+        "tests/retrieval/test_bank.py",
+    ),
+    Mutation(
+        "memory_scope is ignored",
+        "retrieval/recommender.py",
+        "k=self.n_neighbors, scope=self.scope",
+        'k=self.n_neighbors, scope="any"',
+        "tests/retrieval/test_bank.py",
+    ),
+    Mutation(
+        "training queries see their owner's decoded rows",
+        "retrieval/bank.py",
+        'np.where(made, trained[facts["users"]], facts["lengths"])',
+        'facts["lengths"]',
+        "tests/retrieval/test_bank.py",
+    ),
+    Mutation(
+        "the RAM's output is nearly nothing",
+        "retrieval/fusion.py",
+        "(1 - self.alpha) * fused",
+        "1e-6 * fused",
+        "tests/retrieval/test_fusion.py",
+    ),
+    Mutation(
+        "the regenerator starts from nothing",
+        "regeneration/stages.py",
+        "model.network.load_items(teacher.item_table.detach())",
+        "pass",
+        "tests/regeneration/test_stages.py",
+    ),
+    Mutation(
+        "Adam keeps its own betas",
+        "regeneration/trainer.py",
+        'group["betas"] = (0.9, 0.98)',
+        "pass",
+        "tests/regeneration/test_stages.py",
+    ),
+    Mutation(
+        "the learning rate is constant",
+        "regeneration/trainer.py",
+        "return (1 + math.cos(math.pi * step / period)) / 2",
+        "return 1.0",
+        "tests/regeneration/test_stages.py",
+    ),
+    Mutation(
+        "held-out pairs are trained on",
+        "regeneration/stages.py",
+        "train = Pairs(pairs.sequence[~is_dev], pairs.pattern[~is_dev])",
+        "train = pairs",
+        "tests/regeneration/test_stages.py",
+    ),
+    Mutation(
+        "the regenerator's worst epoch is kept",
+        "regeneration/trainer.py",
+        "self.valid_metric_bigger = False\n        self.best_valid_score = math.inf",
+        "self.valid_metric_bigger = True\n        self.best_valid_score = -math.inf",
+        "tests/regeneration/test_stages.py",
+    ),
+    Mutation(
+        "a changed file is not noticed",
+        "core/store.py",
+        "if told != now[name]",
+        "if False",
+        "tests/core/test_store.py",
+    ),
+    Mutation(
+        "a setting is in no key",
+        "settings/config.py",
+        "if stage not in about.shapes:",
+        'if stage not in about.shapes or name == "gamma":',
+        "tests/settings/test_stages.py",
+    ),
+)
+
+
+def passes(copy: Path, *tests: str) -> bool:
+    """Whether the tests pass in the copy."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    return (
+        subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False).returncode == 0
+    )
+
+
+def survives(mutation: Mutation, copy: Path) -> bool:
+    """Whether the tests pass although the copy is broken; the copy is mended afterwards."""
+    path = copy / "recbole_ra" / mutation.file
+    whole = path.read_text()
+    if whole.count(mutation.old) != 1:
+        raise SystemExit(f"{mutation.name}: {mutation.file} does not hold the text once; update this script")
+    path.write_text(whole.replace(mutation.old, mutation.new))
+    try:
+        survived = passes(copy, mutation.tests)
+    finally:
+        path.write_text(whole)
+    print(f"{'SURVIVED' if survived else 'caught':9s} {mutation.name} ({mutation.tests})", flush=True)
+    return survived
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("recbole_ra", "tests", "props", "setup.cfg", "pyproject.toml", "Makefile"):
+            source = REPO / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        if not passes(copy, *sorted({mutation.tests for mutation in MUTATIONS})):
+            raise SystemExit("the tests fail without any mutation; mend them first")
+        left = sum(survives(mutation, copy) for mutation in MUTATIONS)
+    print(f"{len(MUTATIONS) - left} of {len(MUTATIONS)} mutations caught")
+    return int(left > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
