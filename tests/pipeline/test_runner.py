@@ -30,7 +30,7 @@ def test_every_kind_of_backbone_is_augmented(model: str, shared_settings: dict[s
     own = model in ("RaSASRec", "RaDuoRec")
     settings = shared_settings if own else of_recbole(shared_settings)
     if model == "RaBERT4Rec":  # learns from masked items, and slowly
-        settings |= {"epochs": 30, "learning_rate": 1e-3, "ema_decay": 0.0}
+        settings |= {"epochs": 15, "learning_rate": 2e-3, "ema_decay": 0.0}
     result = run(model, **settings, say=silent)
     assert set(result.test) == {"unmasked", "masked"}
     assert {entry["stage"] for entry in result.history} == {model.removeprefix("Ra"), "RAFT"}
