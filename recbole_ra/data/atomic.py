@@ -194,7 +194,7 @@ def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], 
 
 
 def _number_fault(text: str, kind: str) -> str:
-    """What is wrong with a value of a column, and the remedy; empty if nothing."""
+    """Return what is wrong with a value of a column, and the remedy; empty if nothing."""
     if kind not in ("float", "number"):
         return ""
     if text in MISSING:

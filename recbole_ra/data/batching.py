@@ -287,7 +287,7 @@ class SameTarget:
         self._first, self._count = offsets_of(count)[number], count[number]
 
     def draw(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
-        """One uniform other row for each row, or the row itself where its target occurs once."""
+        """Draw a uniform other row for each row, or the row itself where its target occurs once."""
         first, count = self._first[rows], self._count[rows]
         step = 1 + np.floor(rng.random(len(rows)) * (count - 1)).astype(np.int64)
         return self._by_target[first + (self._place[rows] - first + step) % count]

@@ -127,7 +127,7 @@ class CompactDataset(SequentialDataset):
         self.inter_feat = self._every_row()
 
     def _every_row(self) -> Interaction:
-        """One row for every (prefix, next item) of the table."""
+        """Make one row for every (prefix, next item) of the table."""
         prefixes = Prefixes.all_of(self.table, self.max_item_list_len)
         rows = self.flat_feat[prefixes.flat_position]
         rows[self.item_list_length_field] = torch.from_numpy(prefixes.lengths)
@@ -174,7 +174,7 @@ class CompactDataset(SequentialDataset):
         return self._create_sparse_matrix(interactions, self.uid_field, self.iid_field, form, value_field)
 
     def feature_bytes(self) -> Iterator[bytes]:
-        """What models may read beside users, items and times: other columns, features, preloaded weights."""
+        """Yield what models may read beside users, items and times: columns, features, loaded weights."""
         known = {self.uid_field, self.iid_field, self.time_field}
         for source, feat in (("inter", self.flat_feat), ("user", self.user_feat), ("item", self.item_feat)):
             columns = {} if feat is None else feat.interaction

@@ -141,7 +141,7 @@ class SequenceTable:
         return cls.from_arrays(items, offsets, int(n_items), users=users, origin=origin)
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything the table holds; equal tables, equal text."""
+        """Return the SHA-256 of everything the table holds; equal tables, equal text."""
         digest = hashlib.sha256(str(self.n_items).encode())
         for array in (self.items, self.offsets, self.users, self.origin, self.times):
             if array is not None:
@@ -169,7 +169,7 @@ class Prefixes:
 
     @classmethod
     def all_of(cls, table: SequenceTable, max_length: int) -> Prefixes:
-        """Every (prefix, next item) row of every sequence, in table order."""
+        """Make every (prefix, next item) row of every sequence, in table order."""
         targets = np.maximum(table.lengths - 1, 0)
         sequence = np.repeat(np.arange(len(table)), targets)
         return cls(table, sequence, places(np.ones_like(targets), targets), max_length)
@@ -201,18 +201,18 @@ class Prefixes:
         return self.table.users[self.sequence]
 
     def items(self, width: int | None = None) -> IntArray:
-        """The prefixes themselves, right-padded with 0, shape [rows, width or longest]."""
+        """Return the prefixes themselves, right-padded with 0, shape [rows, width or longest]."""
         lengths = self.lengths
         return gather_windows(self.table.items, self.flat_position - lengths, lengths, width)
 
 
 def offsets_of(lengths: NDArray[np.integer]) -> IntArray:
-    """Where each of consecutive ranges of these lengths starts, and where the last one ends."""
+    """Return where each of consecutive ranges of these lengths starts, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def places(start: IntArray, length: NDArray[np.integer]) -> IntArray:
-    """Every index of the ranges ``start[i] .. start[i] + length[i]``, one range after another."""
+    """List every index of the ranges ``start[i] .. start[i] + length[i]``, one range after another."""
     before = np.cumsum(length) - length
     return np.repeat(start - before, length) + np.arange(int(length.sum()))
 

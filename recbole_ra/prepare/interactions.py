@@ -201,7 +201,7 @@ def _check_known(what: str, given: str, known: tuple[str, ...]) -> None:
 
 
 def _detect(source: Path) -> str:
-    """The kind of a file, by its first lines."""
+    """Tell the kind of a file by its first lines."""
     if readers.is_parquet(source):
         return "table"
     lines = readers.first_lines(source, _SNIFFED_LINES)
@@ -229,7 +229,7 @@ def _is_amazon_csv(source: Path, lines: list[str]) -> bool:
 
 
 def _are_sequences(lines: list[str]) -> bool:
-    """Whether lines are ids between spaces, and not the columns of a table without a header."""
+    """Tell whether lines are ids between spaces, not the columns of a table without a header."""
     rows = [line.split() for line in lines]
     widths = {len(row) for row in rows}
     if any(re.search(r"[\t,;|:{]", line) for line in lines) or max(widths) <= 2:
@@ -273,7 +273,7 @@ def _is_missing(column: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def _numbers(column: pa.ChunkedArray, *, dates: bool) -> NDArray[np.float64]:
-    """Values as floats, NaN for what is no number.
+    """Read values as floats, NaN for what is no number.
 
     With ``dates``, a column whose first value is no number holds ISO dates, as seconds since 1970.
     """

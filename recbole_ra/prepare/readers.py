@@ -99,13 +99,13 @@ def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
 
 
 def is_parquet(source: Path) -> bool:
-    """Whether a file says so, by its name or its first bytes."""
+    """Tell whether a file is Parquet, by its name or its first bytes."""
     with source.open("rb") as file:
         return source.suffix.lower() in (".parquet", ".pq") or file.read(4) == b"PAR1"
 
 
 def place_of_row(source: Path, row: int, *, header: bool) -> str:
-    """``"line 7"`` for a row (from 0) of a text file with fields, ``"row 6"`` for Parquet."""
+    """Return ``"line 7"`` for a row (from 0) of a text file with fields, ``"row 6"`` for Parquet."""
     if is_parquet(source):
         return f"row {row}"
     rows = _csv_rows(source, sniff_separator(first_lines(source, 1)[0]))
@@ -114,19 +114,19 @@ def place_of_row(source: Path, row: int, *, header: bool) -> str:
 
 
 def sniff_separator(line: str) -> str:
-    """The likely separator of a line of fields; a comma if there is none."""
+    """Return the likely separator of a line of fields; a comma if there is none."""
     return max(",\t;|", key=line.count)
 
 
 def guess_columns(header: list[str]) -> dict[str, str]:
-    """The roles that common names in a header stand for; RecBole's ``:type`` suffix is ignored."""
+    """Return the roles of common names in a header; RecBole's ``:type`` suffix is ignored."""
     plain = {re.sub("[^a-z0-9]", "", name.split(":")[0].lower()): name for name in reversed(header)}
     found = {role: [plain[word] for word in words.split() if word in plain] for role, words in ROLES.items()}
     return {role: names[0] for role, names in found.items() if names}
 
 
 def choose_columns(source: Path, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
-    """The column of each role: as given, otherwise by a common name; a rating may be absent."""
+    """Choose the column of each role: as given, otherwise by a common name; a rating may be absent."""
     wanted = {**guess_columns(header), **given}
     there = f"there are {', '.join(header)}"
     used: dict[str, str] = {}
@@ -219,7 +219,7 @@ def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
 def _read_delimited(
     source: Path, separator: str, names: list[str], used: list[str], *, header: bool
 ) -> pa.Table:
-    """The ``used`` columns of a text file, as text."""
+    """Read the ``used`` columns of a text file, as text."""
     try:
         with open_raw(source) as file:
             return arrow_csv.read_csv(
@@ -256,7 +256,7 @@ def _share_of_asins(column: pa.ChunkedArray) -> float:
 
 
 def _parse_reviews(source: Path, block: bytes, line: int) -> pa.Table:
-    """The four fields of the objects in a block of whole lines, the first of them line ``line``."""
+    """Read the four fields of the objects in a block of whole lines, the first of them line ``line``."""
     try:
         return arrow_json.read_json(
             io.BytesIO(block),

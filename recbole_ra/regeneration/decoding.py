@@ -165,7 +165,7 @@ class _Task:
 
 
 def _blocks(task: _Task, folder: Path | None, workers: Workers) -> Iterator[Sequence[NDArray[Any]]]:
-    """Items and lengths of every block, in order: read if finished before, else decoded and written."""
+    """Yield items and lengths of every block, in order: read if finished before, else decoded and written."""
     numbers = range(-(-len(task.sources) // BLOCK))
     if folder is None:
         yield from workers.map(decode_block, task, numbers)

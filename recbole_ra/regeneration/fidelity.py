@@ -41,7 +41,7 @@ def keep_plausible(
 
 
 def _plausible(tokens: Tensor, score: Score, rank: int, max_length: int) -> Tensor:
-    """Which tokens of right-padded rows stay, [B, T] -> bool [B, T]."""
+    """Tell which tokens of right-padded rows stay, [B, T] -> bool [B, T]."""
     stays, kept = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens)
     stays[:, 0], kept[:, 0] = True, tokens[:, 0]
     count = torch.ones_like(tokens[:, 0])

@@ -259,11 +259,11 @@ class _Text:
         self.users = pa.array([nobody, *user_tokens[1:]], pa.string())
 
     def of_users(self, users: IntArray) -> pa.Array:
-        """The token of each owner, or ``nobody`` for -1."""
+        """Return the token of each owner, or ``nobody`` for -1."""
         return self.users.take(pa.array(np.maximum(users, 0)))
 
     def of_rows(self, flat: NDArray[np.int32], start: IntArray, length: IntArray) -> pa.Array:
-        """The items ``flat[start[i] : start[i] + length[i]]`` as one text for each row."""
+        """Join the items ``flat[start[i] : start[i] + length[i]]`` to one text per row."""
         offsets = pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32())
         tokens = self.items.take(pa.array(flat[places(start, length)]))
         return compute.binary_join(pa.ListArray.from_arrays(offsets, tokens), self.separator)
@@ -299,7 +299,7 @@ def _index(values: pa.Array, known: Sequence[str]) -> IntArray:
 
 
 def _is(values: pa.Array, pattern: str) -> NDArray[np.bool_]:
-    """Which values match a regular expression."""
+    """Tell which values match a regular expression."""
     return compute.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
 
 

@@ -98,7 +98,7 @@ def mine_patterns(table: SequenceTable, *, window: int = 5, min_support: int = 2
 def _extend(
     first: IntArray, last: IntArray, code: IntArray, end: IntArray, window: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Every occurrence with every later position of its window and sequence as the new last one."""
+    """Extend every occurrence by every later position of its window and sequence."""
     room = np.minimum(first + window, end[first]) - last - 1
     return np.repeat(first, room), places(last + 1, room), np.repeat(code, room)
 

@@ -94,7 +94,7 @@ class _Trie:
 
 
 def _by_block(table: SequenceTable, patterns: Patterns) -> Iterator[tuple[IntArray, IntArray]]:
-    """Every (sequence, pattern) once, sorted, block of sequences by block; a block's memory is bounded."""
+    """Yield every (sequence, pattern) once, sorted, in blocks of sequences of bounded memory."""
     trie = _Trie(patterns, table.n_items)
     previous = _previous_occurrence(table)
     for block in _runs(table.lengths**2 // 2):

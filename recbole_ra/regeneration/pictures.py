@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def statistics_table(statistics: RegenerationStatistics) -> Table:
-    """One row an origin, and one a latent space below the regenerated rows.
+    """Make one row per origin, and one per latent space below the regenerated rows.
 
     Columns: rows; rows dropped as equal to an earlier one; items a row; share of the vocabulary that
     occurs; distinct pairs of adjacent items; share of them that no original row has, distinct and by
@@ -70,7 +70,7 @@ def statistics_plot(statistics: RegenerationStatistics, path: Path) -> None:
 
 
 def _bars(axes: Axes, title: str, values: Mapping[str, float], text: str) -> None:
-    """One bar an origin, with its value above it."""
+    """Draw one bar per origin, with its value above it."""
     colours = [_COLOURS[name] for name in values]
     bars = axes.bar(list(values), list(values.values()), color=colours, width=0.6)
     axes.bar_label(bars, labels=[text.format(value) for value in values.values()], padding=2)

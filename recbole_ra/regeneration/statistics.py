@@ -117,7 +117,7 @@ def regeneration_statistics(
 
 
 def _row_numbers(table: SequenceTable, known: IntArray) -> Numbers:
-    """What some rows hold; ``known`` are the distinct transitions of the originals."""
+    """Count what some rows hold; ``known`` are the distinct transitions of the originals."""
     lengths, counts = np.unique(table.lengths, return_counts=True)
     pairs = transitions(table)
     distinct = np.unique(pairs)
@@ -135,7 +135,7 @@ def _row_numbers(table: SequenceTable, known: IntArray) -> Numbers:
 def _marks(
     decoded: Decoded, sources: SequenceTable, original: SequenceTable, patterns: SequenceTable
 ) -> pd.DataFrame:
-    """What is so of each decoded row; the last two columns count its items."""
+    """Mark what holds for each decoded row; the last two columns count its items."""
     rows = decoded.to_table(sources)
     codes = row_codes(concatenate([rows, original, patterns]))
     own, originals, mined = np.split(codes, [len(rows), len(rows) + len(original)])

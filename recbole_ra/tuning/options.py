@@ -176,7 +176,7 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
 
 
 def _may_change(name: str, config: RaConfig) -> bool:
-    """Whether the reported stage can go on with another value: neither its shapes nor its inputs change."""
+    """Tell whether the reported stage can continue with another value: its inputs stay the same."""
     about, reported = config.about(name), "raft" if config.uses_retrieval else "backbone"
     return (
         about.while_training
@@ -239,7 +239,7 @@ def plan_sweep(
 
 
 def _identity(options: TuneSettings, space: Space, config: RaConfig, data: str) -> str:
-    """Digest of what decides the outcome of a sweep: the same command finds its folder again."""
+    """Return the digest of what decides a sweep's outcome: the same command finds its folder again."""
     given = config.run.backbone_checkpoint
     return digest(
         {
@@ -259,7 +259,7 @@ def _identity(options: TuneSettings, space: Space, config: RaConfig, data: str) 
 
 
 def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
-    """What the user set, so that it means the same in any working directory."""
+    """Return what the user set, so that it means the same in any working directory."""
     fixed = {**settings, "checkpoint_dir": str(Path(config["checkpoint_dir"]).absolute())}
     if config.dataset != "ml-100k" or "data_path" in settings:
         fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())

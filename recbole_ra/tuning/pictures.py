@@ -99,7 +99,7 @@ def _figures(trials: Sequence[Trial], best: Trial, metric: str, *, bigger: bool)
 
 
 def _study(frame: pd.DataFrame, n_trials: int, *, bigger: bool) -> optuna.Study:
-    """The trials as Optuna's; those that are not in the frame are failed ones, so that numbers are kept."""
+    """Make Optuna's study; trials that are not in the frame are failed ones, so that numbers are kept."""
     distributions: dict[str, BaseDistribution] = {}
     for name in frame.columns[:-1]:
         low, high = frame[name].min(), frame[name].max()
@@ -123,7 +123,7 @@ def _mark(axes: Axes, x: Any, best: Trial) -> None:
 
 
 def _heat_map(frame: pd.DataFrame, names: Sequence[str], metric: str, *, bigger: bool) -> None:
-    """The best value of each combination of two parameters; the best cell is framed."""
+    """Draw the best value of each combination of two parameters; the best cell is framed."""
     cells = frame.pivot_table(metric, *names, aggfunc="max" if bigger else "min")
     best = (np.nanargmax if bigger else np.nanargmin)(cells)
     figure, axes = plt.subplots(figsize=(3 + 0.8 * cells.shape[1], 2 + 0.45 * cells.shape[0]))

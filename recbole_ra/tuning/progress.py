@@ -102,13 +102,13 @@ class SweepProgress(Callback):
 
 
 def _number(trial: Any) -> int:
-    """Which trial it is: its tag begins with that, and goes on with what was chosen."""
+    """Return the number of a trial, with which its tag begins."""
     found = re.match(r"\d+", trial.experiment_tag or "")
     return int(found.group()) if found else 0
 
 
 def _error_of(trial: Any) -> str:
-    """The last line of what a failed trial raised, without the module of its class."""
+    """Return the last line of what a failed trial raised, without the module of its class."""
     file = trial.error_file
     if file is None or not Path(file).exists():
         return ""

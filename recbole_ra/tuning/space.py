@@ -185,7 +185,7 @@ def default_point(space: Space, config: RaConfig) -> dict[str, Any] | None:
 
 
 def _find(path: Path) -> Path:
-    """The file that a path or the name of a shipped space stands for."""
+    """Find the file of a path or of a shipped space's name."""
     if path.is_file():
         return path
     shipped = {file.stem: file for file in sorted((props_root() / "tune").glob("*.yaml"))}
@@ -268,7 +268,7 @@ def _parameter(name: str, kind: Any, given: Any, *, recbole: bool = False) -> Pa
 
 
 def _refused(parameter: Parameter, value: Any, problem: str) -> str:
-    """What the settings say of a value, with its name, and with a hint where the kind is at fault."""
+    """Return why settings refuse a value, with its name, and a hint where the kind is at fault."""
     if parameter.name not in problem:
         problem = f"{parameter.name}={value!r}: {problem}"
     if parameter.low is not None and problem.endswith("must be an integer"):

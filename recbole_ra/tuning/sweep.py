@@ -113,14 +113,14 @@ def save_best(sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 
 def domain(parameter: Parameter) -> Any:
-    """A parameter in Ray's words."""
+    """Translate a parameter for Ray."""
     given = [list(parameter.values)] if parameter.values else [parameter.low, parameter.high, parameter.step]
     kind = {"grid": "grid_search"}.get(parameter.kind, parameter.kind)
     return getattr(tune, kind)(*(value for value in given if value is not None))
 
 
 def searcher(sweep: Sweep) -> Any:
-    """How values are chosen. Where it can, the search starts with the settings as they stand."""
+    """Build what chooses values; where it can, the search starts with the present settings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed, point = sweep.config.seed_value, default_point(sweep.space, sweep.config)
     has_grid = any(parameter.kind == "grid" for parameter in sweep.space.parameters)
@@ -131,7 +131,7 @@ def searcher(sweep: Sweep) -> Any:
 
 
 def scheduler(sweep: Sweep) -> schedulers.TrialScheduler:
-    """Which trials end early; an iteration of Ray's is an evaluated epoch."""
+    """Build what ends trials early; an iteration of Ray's is an evaluated epoch."""
     kind, grace = sweep.options.scheduler, sweep.grace
     if kind == "asha":
         # One more than there are: a trial that is not ended early comes to its own end.

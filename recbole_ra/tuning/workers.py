@@ -126,7 +126,7 @@ class _Worker:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if Ray Train says so; a mistake of the user before what followed from it."""
+    """Return what a worker raised, if Ray Train says so; a user's mistake before what followed from it."""
     failures = list(getattr(error, "worker_failures", {}).values())
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
     return next((cause for cause in causes if isinstance(cause, RecboleRaError)), (causes or [error])[0])
