@@ -107,6 +107,7 @@ def _study(frame: pd.DataFrame, n_trials: int, *, bigger: bool) -> optuna.Study:
             distributions[name] = CategoricalDistribution(sorted(set(frame[name])))
         else:
             distributions[name] = FloatDistribution(low, high, log=0 < LOG_FACTOR * low < high)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if bigger else "minimize")
     for place in range(n_trials):
         if place in frame.index:
