@@ -33,7 +33,7 @@ from recbole_ra.regeneration.decoding import BLOCK, draw_coins, regenerate_seque
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.regeneration.packed_attention import PackedAttention
 from recbole_ra.regeneration.patterns import MinedPatterns
-from recbole_ra.regeneration.stages import RegeneratorStages
+from recbole_ra.regeneration.regenerator import RegeneratorStages
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.run import Run
 

@@ -18,7 +18,7 @@ from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.pictures import statistics_plot, statistics_table
-from recbole_ra.regeneration.stages import RegeneratorStages, source_windows
+from recbole_ra.regeneration.regenerator import RegeneratorStages, source_windows
 from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
 from recbole_ra.regeneration.trainer import DEV_LOSS
 from recbole_ra.report.plots import learning_curve

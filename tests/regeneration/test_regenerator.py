@@ -15,7 +15,7 @@ import torch
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.regeneration.patterns import MinedPatterns
-from recbole_ra.regeneration.stages import RegeneratorStages
+from recbole_ra.regeneration.regenerator import RegeneratorStages
 from recbole_ra.regeneration.trainer import DEV_LOSS, RegeneratorTrainer
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.run import Run
