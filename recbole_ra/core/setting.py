@@ -19,7 +19,7 @@ KIND_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting says about itself.
+    """The declaration of a setting.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a stage asks of the processes that share its work."""
+"""The interface of processes that share the work of a stage."""
 
 from __future__ import annotations
 

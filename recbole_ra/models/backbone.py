@@ -1,4 +1,4 @@
-"""What a backbone is: an encoder of histories and the item table that its states are scored against.
+"""The base of backbones: an encoder of histories and the item table that its states are scored against.
 
 Shapes: ``B`` rows, ``L`` positions, ``T`` targets, ``D`` width, ``N`` items.
 """

@@ -1,4 +1,4 @@
-"""What a run gives back, and the folder that it leaves."""
+"""The result of a run, and the folder that it leaves."""
 
 from __future__ import annotations
 

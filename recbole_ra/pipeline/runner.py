@@ -111,8 +111,7 @@ def run(
     for folder in (config.run.output_dir, config["checkpoint_dir"]):
         make_folder(Path(folder))
     if config.run.workers == 1:
-        with explain_memory_errors():
-            return _stages(state, mined, evaluate_test)
+        return _stages(state, mined, evaluate_test)
     if start_from is not None:
         raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
     if start_workers is None:
@@ -123,6 +122,7 @@ def run(
         return _stages(state, mined, evaluate_test)
 
 
+@explain_memory_errors()
 def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
     config, splits = state.config, state.splits

@@ -24,7 +24,7 @@ from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import digest_bytes, read_arrays, write_arrays
 from recbole_ra.core.seeding import stream
 from recbole_ra.core.workers import OneProcess, Workers
-from recbole_ra.data.table import IntArray, Origin, SequenceTable, gather_windows
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, gather_windows, offsets_of
 from recbole_ra.models.losses import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
 from recbole_ra.regeneration.network import Regenerator
 
@@ -124,7 +124,7 @@ def regenerate_sequences(
             bar.update(len(block_lengths) // model.n_latents)
     return Decoded(
         np.concatenate(items),
-        np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        offsets_of(np.concatenate(lengths)),
         np.repeat(np.arange(len(sources)), model.n_latents),
         np.tile(np.arange(model.n_latents), len(sources)),
     )

@@ -20,7 +20,7 @@ from pyarrow import compute
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import replacing, write_bytes
 from recbole_ra.data.atomic import MISSING, check_readable, shown
-from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable, places
+from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable, offsets_of, places
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
 
 SEQUENCES_FILE = "sequences.tsv"
@@ -170,7 +170,7 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     items = _index(tokens, item_tokens[1:]) + 1
     fault = f"unknown item %s; use the items of the data set, with {separator!r} between them"
     _check(path, items > 0, tokens, fault, rows=np.repeat(np.arange(len(lengths)), lengths))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = offsets_of(lengths)
     table = SequenceTable.from_arrays(items, offsets, len(item_tokens), users=user, origin=origin)
     return RegeneratedData(table, latent)
 
@@ -264,7 +264,7 @@ class _Text:
 
     def of_rows(self, flat: NDArray[np.int32], start: IntArray, length: IntArray) -> pa.Array:
         """Join the items ``flat[start[i] : start[i] + length[i]]`` to one text per row."""
-        offsets = pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32())
+        offsets = pa.array(offsets_of(length), pa.int32())
         tokens = self.items.take(pa.array(flat[places(start, length)]))
         return compute.binary_join(pa.ListArray.from_arrays(offsets, tokens), self.separator)
 

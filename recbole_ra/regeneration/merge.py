@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, offsets_of, places
 
 SHORTEST = 2
 """Fewest items of a row: one to predict and one before it."""
@@ -127,7 +127,7 @@ def take_rows(table: SequenceTable, rows: IntArray) -> SequenceTable:
     lengths = table.lengths[rows]
     return SequenceTable(
         table.items[places(table.offsets[rows], lengths)],
-        np.concatenate([[0], np.cumsum(lengths)]),
+        offsets_of(lengths),
         table.users[rows],
         table.n_items,
         table.origin[rows],
@@ -149,4 +149,4 @@ def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
         np.concatenate([getattr(table, name) for table in tables])
         for name in ("items", "lengths", "users", "origin")
     )
-    return SequenceTable(items, np.concatenate([[0], np.cumsum(lengths)]), users, sizes.pop(), origin)
+    return SequenceTable(items, offsets_of(lengths), users, sizes.pop(), origin)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_ra.data.table import IntArray, Origin, SequenceTable, places
+from recbole_ra.data.table import IntArray, Origin, SequenceTable, offsets_of, places
 
 MAX_LENGTH = 5
 """Most items of a pattern; the fewest are 2."""
@@ -91,7 +91,7 @@ def mine_patterns(table: SequenceTable, *, window: int = 5, min_support: int = 2
         supports.append(support)
 
     row_lengths = np.repeat(lengths, [len(support) for support in supports])
-    offsets = np.concatenate([[0], np.cumsum(row_lengths)])
+    offsets = offsets_of(row_lengths)
     return Patterns(np.concatenate(items), offsets, np.concatenate(supports))
 
 

@@ -153,7 +153,10 @@ class RaConfig(Config):
     @functools.cached_property
     def own(self) -> dict[str, Setting]:
         """What settings of ours declare, those of the backbone's architecture among them."""
-        classes = [*OUR_SETTINGS, *([] if self.architecture is None else [type(self.architecture)])]
+        classes = [
+            *OUR_SETTINGS,
+            *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else []),
+        ]
         return {name: about for cls in classes for name, about in declared(cls).items()}
 
     def about(self, name: str) -> Setting:
@@ -265,13 +268,8 @@ class RaConfig(Config):
     # Checks of ours.
 
     def _known_keys(self) -> frozenset[str]:
-        known = set(RECBOLE) | set(self.internal_config_dict)
-        known.update(key for keys in self.parameters.values() for key in keys)
-        classes = [
-            *OUR_SETTINGS,
-            *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else []),
-        ]
-        return frozenset(known.union(*map(declared, classes)))
+        listed = (key for keys in self.parameters.values() for key in keys)
+        return frozenset({*RECBOLE, *self.internal_config_dict, *self.own, *listed})
 
     def _check(self, problems: list[str]) -> None:
         final = self.final_config_dict
