@@ -136,7 +136,8 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     for stage in ("backbone", "raft"):
         events = EventAccumulator(str(folder / "tensorboard" / stage)).Reload()
         epochs = [event.step for event in events.Scalars("Loss/Train")]
-        assert epochs == list(range(len(epochs))) and epochs
+        assert epochs
+        assert epochs == list(range(len(epochs)))
     saved = json.loads((folder / "result.json").read_text())
     assert saved["test"] == result.test
     assert saved["data"]["train"] == result.data["train"] > 0
