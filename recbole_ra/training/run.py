@@ -16,7 +16,7 @@ from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import IntArray
 from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.stages import STAGES
 from recbole_ra.training.checkpoint import load_checkpoint
@@ -170,7 +170,7 @@ class Run:
         """Make the evaluation batches of a split for a model, or None if it is empty."""
         if len(split) == 0:
             return None
-        trim = isinstance(model, Recommender) and model.trims
+        trim = isinstance(model, SequentialModel) and model.trims
         return EvalBatches(
             split, self.fields, batch_size=self.config["eval_batch_size"], trim=trim, query=query
         )
