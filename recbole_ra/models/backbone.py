@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recbole_ra.data.batching import LengthGroup, TrainBatch
+from recbole_ra.models.history import HistoryBias, ItemOffsets
 from recbole_ra.models.losses import next_item_loss
 
 
 class Backbone(nn.Module):
-    """Base of every recommender whose score is the inner product of a state and an item vector."""
+    """Base of every recommender whose score is the inner product of a state and an item vector.
+
+    Items of the history get a term of their own where :meth:`learn_history_bias` was called.
+    """
 
     causal = False
     """Whether one pass over a sequence yields the encoding of each of its prefixes."""
@@ -26,6 +31,11 @@ class Backbone(nn.Module):
         self.n_items = n_items
         self.max_length = max_length
         self.width = width
+        self.history_bias: HistoryBias | None = None
+
+    def learn_history_bias(self, kind: str) -> None:
+        """Give items of the history a term of their own; ``none`` takes it away."""
+        self.history_bias = None if kind == "none" else HistoryBias(kind, self.width)
 
     @property
     def item_table(self) -> Tensor:
@@ -80,8 +90,22 @@ class CausalBackbone(Backbone):
             self.item_table,
             batch.targets,
             weights=batch.weights,
+            offsets=self._offsets(states, batch),
             n_negatives=self.n_negatives,
         )
+
+    def _offsets(self, states: Tensor, batch: TrainBatch) -> ItemOffsets | None:
+        """What the history bias adds to the scores of what each target's state was encoded from."""
+        if self.history_bias is None:
+            return None
+        longest = max(group.items.shape[1] for group in batch.groups)
+        histories = []
+        for group in batch.groups:
+            row = group.slot.div(group.at.shape[1], rounding_mode="floor")
+            last = group.at.flatten()[group.slot]
+            seen = torch.arange(group.items.shape[1], device=last.device) <= last[:, None]
+            histories.append(F.pad(group.items[row] * seen, (0, longest - group.items.shape[1])))
+        return self.history_bias(states, torch.cat(histories))
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_ra.models.history import ItemOffsets
+
 # 85 rows of 12,000 float32 logits are 4 MB: they stay in a CPU's last-level cache between the three
 # matrix products.
 CPU_CHUNK_ELEMENTS = 1 << 20
@@ -29,6 +31,7 @@ def next_item_loss(
     *,
     bias: Tensor | None = None,
     weights: Tensor | None = None,
+    offsets: ItemOffsets | None = None,
     n_negatives: int = 1,
 ) -> Tensor:
     """Compute the loss of predicting the next items: the mean over targets of weight times loss.
@@ -47,6 +50,8 @@ def next_item_loss(
         Constant part of each item's score.
     weights : Tensor, shape [T], optional
         Of the targets; gradients reach them.
+    offsets : ItemOffsets, optional
+        What is added to the scores of a few items of each row; gradients reach their values.
     n_negatives : int
         Uniform items other than the target that ``BPR`` and ``BCE`` compare each target with; drawn from
         torch's global generator.
@@ -59,12 +64,16 @@ def next_item_loss(
         states = torch.cat([states, states.new_ones(len(states), 1)], 1)
         table = torch.cat([table, bias[:, None]], 1)
     if kind == "CE":
-        return full_softmax(states, table, targets, weights)
+        return full_softmax(states, table, targets, weights, offsets)
     negatives = draw_negatives(targets, len(table), n_negatives)
+    compared = torch.cat([targets[:, None], negatives], 1)  # [T, 1 + S]
+    scores = (states[:, None] * table[compared]).sum(-1)
+    if offsets is not None:
+        scores = scores + offsets.of(compared)
     if kind == "BPR":
-        losses = bpr(states, table, targets, negatives)
+        losses = bpr(scores[:, 0], scores[:, 1:])
     elif kind == "BCE":
-        losses = bce(states, table, targets, negatives)
+        losses = bce(scores[:, 0], scores[:, 1:])
     else:
         raise ValueError(f"loss {kind!r} must be one of {', '.join(LOSSES)}")
     return (losses if weights is None else weights * losses).mean()
@@ -77,16 +86,13 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int = 1) -> Tenso
     return drawn + (drawn >= targets[:, None])
 
 
-def bpr(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Compute ``-log sigmoid(positive - negative)``, the mean over a target's negatives, shape [T]."""
-    margin = (states[:, None] * (table[targets][:, None] - table[negatives])).sum(-1)  # [T, S]
-    return -torch.log(1e-10 + torch.sigmoid(margin)).mean(1)
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Compute ``-log sigmoid(positive - negative)`` of scores [T], [T, S], the mean over negatives, [T]."""
+    return -torch.log(1e-10 + torch.sigmoid(positive[:, None] - negative)).mean(1)
 
 
-def bce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Compute ``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` over negatives [T, S], shape [T]."""
-    positive = (states * table[targets]).sum(-1)
-    negative = (states[:, None] * table[negatives]).sum(-1)  # [T, S]
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Compute ``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` of scores [T], [T, S], shape [T]."""
     return F.softplus(-positive) + F.softplus(negative).sum(1)
 
 
@@ -104,6 +110,8 @@ class _FusedSoftmax(torch.autograd.Function):
         states: Tensor,
         table: Tensor,
         weights: Tensor | None,
+        values: Tensor | None,
+        items: Tensor | None,
         targets: Tensor,
         skip_diagonal: bool,
     ) -> Tensor:
@@ -113,6 +121,7 @@ class _FusedSoftmax(torch.autograd.Function):
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         losses = None if weights is None else torch.empty_like(weights)
+        grad_values = torch.empty_like(values) if values is not None and ctx.needs_input_grad[3] else None
         total = states.new_zeros((), dtype=torch.float64)
         # One room for all chunks: logits, then probabilities, then the loss's slope.
         room = states.new_empty(min(chunk, n_targets), n_items)
@@ -122,6 +131,8 @@ class _FusedSoftmax(torch.autograd.Function):
             slope = torch.mm(part, table.T, out=room[: len(part)])
             if skip_diagonal:
                 slope.diagonal(first).fill_(float("-inf"))
+            if items is not None and values is not None:
+                slope.scatter_add_(1, items[first : first + chunk], values[first : first + chunk])
             largest, logit = slope.amax(1), slope.gather(1, wanted).squeeze(1)
             torch.softmax(slope, 1, out=slope)
             # The largest probability is exp(0) over the normaliser, so the exponentials are made once.
@@ -136,31 +147,47 @@ class _FusedSoftmax(torch.autograd.Function):
                 torch.mm(slope, table, out=grad_states[first : first + chunk])
             if grad_table is not None:
                 grad_table.addmm_(slope.T, part)
-        ctx.save_for_backward(grad_states, grad_table, losses, states, table, weights, targets)
+            if grad_values is not None and items is not None:
+                torch.gather(slope, 1, items[first : first + chunk], out=grad_values[first : first + chunk])
+        ctx.save_for_backward(
+            grad_states, grad_table, losses, grad_values, states, table, weights, values, items, targets
+        )
         ctx.skip_diagonal = skip_diagonal
         return (total / n_targets).to(states.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_states, grad_table, losses, states, table, weights, targets = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:3]
+        *parts, states, table, weights, values, items, targets = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
             # Aliases: where one input was made from the other, only its own part is wanted here.
             states, table = states.view_as(states), table.view_as(table)
             weights = None if weights is None else weights.view_as(weights)
-            loss = _plain_softmax_loss(states, table, weights, targets, skip_diagonal=ctx.skip_diagonal)
-            wanted = [x for x, need in zip((states, table, weights), needed, strict=True) if need]
+            values = None if values is None else values.view_as(values)
+            offsets = None if values is None else ItemOffsets(items, values)
+            loss = _plain_softmax_loss(
+                states, table, weights, offsets, targets, skip_diagonal=ctx.skip_diagonal
+            )
+            wanted = [x for x, need in zip((states, table, weights, values), needed, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-            return *(next(found) if need else None for need in needed), None, None
+            return *(next(found) if need else None for need in needed), None, None, None
         scale = grad / len(states)
-        parts = (grad_states, grad_table, losses)
-        return *(part * scale if need else None for part, need in zip(parts, needed, strict=True)), None, None
+        scaled = (part * scale if need else None for part, need in zip(parts, needed, strict=True))
+        return *scaled, None, None, None
 
 
 def _plain_softmax_loss(
-    states: Tensor, table: Tensor, weights: Tensor | None, targets: Tensor, *, skip_diagonal: bool
+    states: Tensor,
+    table: Tensor,
+    weights: Tensor | None,
+    offsets: ItemOffsets | None,
+    targets: Tensor,
+    *,
+    skip_diagonal: bool,
 ) -> Tensor:
     logits = states @ table.T
+    if offsets is not None:
+        logits = offsets.add_to(logits)
     if skip_diagonal:
         logits = logits.masked_fill(
             torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
@@ -175,19 +202,27 @@ def _softmax_loss(
     table: Tensor,
     targets: Tensor,
     weights: Tensor | None = None,
+    offsets: ItemOffsets | None = None,
     *,
     skip_diagonal: bool = False,
 ) -> Tensor:
     if torch.is_autocast_enabled(states.device.type) or not torch.is_grad_enabled():
-        return _plain_softmax_loss(states, table, weights, targets, skip_diagonal=skip_diagonal)
+        return _plain_softmax_loss(states, table, weights, offsets, targets, skip_diagonal=skip_diagonal)
+    items, values = (None, None) if offsets is None else offsets
     return _FusedSoftmax.apply(  # type: ignore[no-untyped-call]
-        states, table, weights, targets, skip_diagonal
+        states, table, weights, values, items, targets, skip_diagonal
     )
 
 
-def full_softmax(states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+def full_softmax(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    offsets: ItemOffsets | None = None,
+) -> Tensor:
     """Average weight times cross-entropy over targets; shapes as in :func:`next_item_loss`."""
-    return _softmax_loss(states, table, targets, weights)
+    return _softmax_loss(states, table, targets, weights, offsets)
 
 
 def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Recommenders as RecBole's trainer and evaluator see them.
 
-All of them score by ``state @ item_table.T + item_bias``; they differ in where the state comes from:
-a backbone of ours, a model of RecBole's, or a backbone's state with retrieved memories fused in.
+All of them score by ``state @ item_table.T + item_bias``, and what is added for a few items of each row;
+they differ in where the state comes from: a backbone of ours, a model of RecBole's, or a backbone's state
+with retrieved memories fused in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.data.dataset import Fields
 from recbole_ra.models.backbone import Backbone
+from recbole_ra.models.history import ItemOffsets
 
 
 class SequentialModel(AbstractRecommender):
@@ -40,16 +42,39 @@ class SequentialModel(AbstractRecommender):
         """Constant part of each item's score, shape [N], or None."""
         return None
 
+    def history_offsets(self, states: Tensor, histories: Tensor | None) -> ItemOffsets | None:
+        """Return what is added to the scores of items of the history, where it was learned.
+
+        Parameters
+        ----------
+        states : Tensor, shape [B, D]
+            As :meth:`represent` gives them.
+        histories : int64 Tensor, shape [B, L]
+            Items of each row's history in any order, 0 = none; may be missing where nothing was learned.
+        """
+        return None
+
+    def scored(self, interaction: Any) -> tuple[Tensor, ItemOffsets | None]:
+        """Return what every score is made of: states, shape [B, D], and what a few items get besides."""
+        states = self.represent(interaction)
+        return states, self.history_offsets(states, interaction[self.fields.history])
+
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Score every item for every row, shape [B, N]."""
-        scores = self.represent(interaction) @ self.item_table.T
-        return scores if self.item_bias is None else scores + self.item_bias
+        states, offsets = self.scored(interaction)
+        scores = states @ self.item_table.T
+        if self.item_bias is not None:
+            scores = scores + self.item_bias
+        return scores if offsets is None else offsets.add_to(scores)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Score the row's own item, shape [B]; the same state as :meth:`full_sort_predict`."""
+        """Score the row's own item, shape [B]; the same score as in :meth:`full_sort_predict`."""
         items = interaction[self.fields.item]
-        scores = (self.represent(interaction) * self.item_table[items]).sum(-1)
-        return scores if self.item_bias is None else scores + self.item_bias[items]
+        states, offsets = self.scored(interaction)
+        scores = (states * self.item_table[items]).sum(-1)
+        if self.item_bias is not None:
+            scores = scores + self.item_bias[items]
+        return scores if offsets is None else scores + offsets.of(items[:, None])[:, 0]
 
 
 class BackboneRecommender(SequentialModel):
@@ -68,6 +93,11 @@ class BackboneRecommender(SequentialModel):
     def represent(self, interaction: Any) -> Tensor:
         """Return the state of each row, shape [B, D]."""
         return self.backbone.represent(interaction[self.fields.history], interaction[self.fields.length])
+
+    def history_offsets(self, states: Tensor, histories: Tensor | None) -> ItemOffsets | None:
+        """Return what the backbone's history bias adds, where it has one."""
+        bias = self.backbone.history_bias
+        return None if bias is None else bias(states, histories)
 
     @property
     def item_table(self) -> Tensor:

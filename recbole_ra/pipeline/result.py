@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.files import explain_disk_errors, write_bytes, write_json
-from recbole_ra.report.plots import learning_curve
+from recbole_ra.report.plots import alpha_curve, gains_by_group, learning_curve
 from recbole_ra.report.tables import metrics_table, render
 
 
@@ -69,7 +69,8 @@ class Result:
             rows = {f"{self.model} {name}": values for name, values in self.test.items()}
             backbone = self.model.removeprefix("Ra")
             rows.update({f"{backbone} {name}": values for name, values in self.backbone_test.items()})
-        return render(metrics_table(rows))
+        note = self.memory.get("note")
+        return render(metrics_table(rows)) + (f"{note}\n" if note else "")
 
     def save(self, folder: Path, metric: str, *, bigger: bool) -> None:
         """Write ``result.json``, ``table.txt`` and ``learning_curve.png`` into a folder."""
@@ -84,6 +85,26 @@ class Result:
                 best_epoch=self.best_epochs(metric, bigger=bigger),
                 title=f"{self.model} on {self.dataset}",
             )
+
+        self._draw_retrieval(folder)
+
+    def _draw_retrieval(self, folder: Path) -> None:
+        """Draw how much the memories may say, and for whom they helped."""
+        choice, comparison = self.memory.get("choice"), self.memory.get("comparison")
+        title = f"{self.model} on {self.dataset}"
+        if choice is not None:
+            curves: dict[str, list[tuple[float, float, float]]] = {}
+            for candidate in choice["candidates"]:
+                for protocol, gain in candidate["gain"].items():
+                    point = candidate["setting"]["alpha"], gain, candidate["error"][protocol]
+                    curves.setdefault(protocol, []).append(point)
+            chosen, metric = choice["chosen"]["alpha"], choice["metric"]
+            alpha_curve(curves, chosen, folder / "alpha.png", metric=metric, title=title)
+        if comparison is not None:
+            shown = comparison["unmasked"]
+            title = f"{title}: gain over the backbone, unmasked, p = {shown['p_value']:.2g}"
+            picture = folder / "retrieval_gain.png"
+            gains_by_group(shown["groups"], picture, metric=shown["metric"], title=title)
 
     def best_epochs(self, metric: str, *, bigger: bool) -> dict[str, int]:
         """Return the selected epoch of each stage: the last of the best, as early stopping keeps it."""

@@ -17,18 +17,20 @@ from recbole_ra.core.errors import DataError, SettingsError, explain_memory_erro
 from recbole_ra.core.files import copy_folder, make_folder
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
-from recbole_ra.data.dataset import Splits
+from recbole_ra.data.dataset import CompactDataset, Splits
 from recbole_ra.pipeline.result import Result, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
 from recbole_ra.retrieval.bank import bank_stage, check_bank_size, extend_bank
-from recbole_ra.retrieval.finetuning import raft_stage
+from recbole_ra.retrieval.comparison import compare, facts_of_rows
+from recbole_ra.retrieval.finetuning import cached, raft_stage, retrieve_rows
+from recbole_ra.retrieval.recommender import Retrieved
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.training.backbone import Backbone, backbone_stage
+from recbole_ra.training.backbone import backbone_stage
 from recbole_ra.training.evaluation import RankingEvaluator
 from recbole_ra.training.run import Run
-from recbole_ra.training.trainer import TENSORBOARD
+from recbole_ra.training.trainer import TENSORBOARD, RaTrainer
 
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
@@ -133,52 +135,59 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     if config.only_regenerates:
         return _finish(state, regenerated=regenerated)
     backbone = backbone_stage(state)
-    valid: Metrics
-    test: Metrics = {}
     if not config.uses_retrieval:
-        valid, test = _measure(state, backbone, evaluate_test)
+        valid = _rank(state, backbone.trainer, splits.valid)
+        test = _rank(state, backbone.trainer, splits.test) if evaluate_test else None
         return _finish(state, valid, test, regenerated=regenerated)
 
-    base_valid, base_test = _measure(state, backbone, True) if evaluate_test else (None, None)
+    base_valid = base_test = test = None
+    if evaluate_test:  # now: finetune=all changes the backbone
+        base_valid, base_test = (
+            _rank(state, backbone.trainer, split) for split in (splits.valid, splits.test)
+        )
     base = backbone.recommender(state)
     memory = bank_stage(state, mined, backbone, base)
     raft = raft_stage(state, mined, backbone, base, memory)
-    clock = perf_counter()
-    show = bool(config["show_progress"])
-    valid = _rank(raft.trainer.rank, state.evaluation(splits.valid, raft.recommender), show)
+    valid = _rank(state, raft.trainer, splits.valid)
     memories = len(raft.recommender.bank)
+    comparison: dict[str, Any] = {}
     if evaluate_test:
         if config.bank.extend_with_validation:
             extend_bank(state, raft.recommender)
-        test = _rank(raft.trainer.rank, state.evaluation(splits.test, raft.recommender), show)
-    state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
-    facts = {
+        found = retrieve_rows(state, raft.recommender, splits.test)
+        test = _rank(state, raft.trainer, splits.test, found)
+        if base_test is not None and test is not None and found is not None:
+            facts = facts_of_rows(state, raft.recommender, splits.test, found)
+            comparison = compare(base_test, test, facts, str(config["valid_metric"]))
+    memory_facts = {
         "memories": memories,
         "memories_at_test": len(raft.recommender.bank),
         "source": config.bank.memory_source,
         "index": config.bank.index_type,
         "scope": config.bank.memory_scope,
     }
-    return _finish(state, valid, test, base_valid, base_test, facts, regenerated=regenerated)
+    if raft.choice is not None:
+        memory_facts["choice"] = raft.choice.as_json()
+        memory_facts["note"] = raft.choice.said()
+    if comparison:
+        memory_facts["comparison"] = comparison
+    return _finish(state, valid, test, base_valid, base_test, memory_facts, regenerated=regenerated)
 
 
-Metrics = dict[str, dict[str, float]]
-
-
-def _rank(rank: Callable[..., RankingEvaluator], batches: Any, show: bool) -> Metrics:
-    return {} if batches is None else rank(batches, show).result()
-
-
-def _measure(state: Run, backbone: Backbone, evaluate_test: bool) -> tuple[Metrics, Metrics]:
-    """Measure the backbone alone on validation and, if ``evaluate_test``, on the test."""
+def _rank(
+    state: Run, trainer: RaTrainer, split: CompactDataset, found: Retrieved | None = None
+) -> RankingEvaluator | None:
+    """Rank a split, of which it may be known what was retrieved; None if it is empty."""
     clock = perf_counter()
-    show = bool(state.config["show_progress"])
-    splits = state.three[1:] if evaluate_test else state.three[1:2]
-    results = [
-        _rank(backbone.trainer.rank, state.evaluation(split, backbone.base.trained), show) for split in splits
-    ]
-    state.seconds["test"] = perf_counter() - clock
-    return results[0], results[1] if evaluate_test else {}
+    look_up = None if found is None else cached(trainer.model, split, found)
+    batches = state.evaluation(split, trainer.model, look_up)
+    ranking = None if batches is None else trainer.rank(batches, bool(state.config["show_progress"]))
+    state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
+    return ranking
+
+
+def _metrics(ranking: RankingEvaluator | None) -> dict[str, dict[str, float]]:
+    return {} if ranking is None else ranking.result()
 
 
 def _versions() -> dict[str, str]:
@@ -193,10 +202,10 @@ def _versions() -> dict[str, str]:
 
 def _finish(
     state: Run,
-    valid: Metrics | None = None,
-    test: Metrics | None = None,
-    base_valid: Metrics | None = None,
-    base_test: Metrics | None = None,
+    valid: RankingEvaluator | None = None,
+    test: RankingEvaluator | None = None,
+    base_valid: RankingEvaluator | None = None,
+    base_test: RankingEvaluator | None = None,
     memory: dict[str, Any] | None = None,
     *,
     regenerated: Regenerated | None,
@@ -205,10 +214,10 @@ def _finish(
     result = Result(
         model=config.model,
         dataset=config.dataset,
-        test=test or {},
-        valid=valid or {},
-        backbone_test=base_test,
-        backbone_valid=base_valid,
+        test=_metrics(test),
+        valid=_metrics(valid),
+        backbone_test=None if base_test is None else base_test.result(),
+        backbone_valid=None if base_valid is None else base_valid.result(),
         history=state.history,
         settings={key: _plain(value) for key, value in sorted(config.everything.items())},
         versions=_versions(),

@@ -113,3 +113,65 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metric: str, best: int | None)
         lines += right.plot([best], [value], "o", color=_METRIC, mec="white", ms=9, label=label)
     below = (0.5, -0.16)
     left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=len(lines), frameon=False)
+
+
+def alpha_curve(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    chosen: float,
+    path: Path,
+    *,
+    metric: str,
+    title: str,
+) -> None:
+    """Draw what validation says of each weight of the backbone, as a PNG.
+
+    Parameters
+    ----------
+    curves : mapping
+        Protocol -> (alpha, gain over the backbone, its standard error); alpha 1 is the backbone.
+    chosen : float
+        The alpha that was chosen.
+    path : Path
+        As :func:`png_figure` takes it.
+    metric, title : str
+    """
+    with png_figure(path, 6.4, 4.0, title) as figure:
+        axes = figure.add_subplot()
+        for colour, (protocol, points) in zip((_LOSS, _METRIC), curves.items(), strict=False):
+            alpha, gain, error = np.array(sorted(points)).T
+            axes.errorbar(alpha, gain, error, color=colour, marker="o", ms=4, capsize=2, label=protocol)
+        axes.axhline(0, color=_GREY, linewidth=1)
+        axes.axvline(chosen, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"chosen: {chosen:g}")
+        axes.set_xlabel("alpha, the weight of the user's own state (1: the backbone)")
+        axes.set_ylabel(f"gain of validation {metric}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+
+
+def gains_by_group(
+    groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *, metric: str, title: str
+) -> None:
+    """Draw the mean gain of each group of rows with its standard error, as a PNG.
+
+    Parameters
+    ----------
+    groups : mapping
+        What rows are grouped by -> group -> ``rows``, ``gain`` and ``error``.
+    path : Path
+        As :func:`png_figure` takes it.
+    metric, title : str
+    """
+    with png_figure(path, 11.0, 2.2 + 0.35 * max(map(len, groups.values())) * 2, title) as figure:
+        for place, (name, parts) in enumerate(groups.items(), start=1):
+            axes = figure.add_subplot(-(-len(groups) // 2), 2, place)
+            labels = [f"{group} ({int(part['rows']):,})" for group, part in parts.items()]
+            gain, error = (
+                [part["gain"] for part in parts.values()],
+                [part["error"] for part in parts.values()],
+            )
+            axes.barh(labels, gain, xerr=error, color=_LOSS, height=0.6, ecolor=_GREY)
+            axes.axvline(0, color=_GREY, linewidth=1)
+            axes.invert_yaxis()
+            axes.set_title(name, fontsize=10, loc="left")
+            axes.set_xlabel(f"gain of test {metric}")
+            axes.spines[["top", "right"]].set_visible(False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -12,11 +14,15 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.files import write_json
+from recbole_ra.data.dataset import CompactDataset
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
+from recbole_ra.retrieval.choice import TEMPERATURES, Choice, choose, use
 from recbole_ra.retrieval.fusion import Fusion
+from recbole_ra.retrieval.mixture import Mixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender, Retrieved
 from recbole_ra.settings.config import RaConfig
@@ -28,14 +34,16 @@ from recbole_ra.training.stage import train_stage
 from recbole_ra.training.trainer import RaTrainer
 
 RAFT = "RAFT"  # the stage's name in a history
+CHOICE = "choice.json"
 
 
 @dataclass
 class Raft:
-    """The fine-tuned recommender."""
+    """The fine-tuned recommender; ``choice`` is None where alpha was given, or nothing was held out."""
 
     recommender: RetrievalRecommender
     trainer: RaTrainer
+    choice: Choice | None
 
 
 def raft_stage(
@@ -45,9 +53,10 @@ def raft_stage(
     config, started = run.config, perf_counter()
     seed_everything(config)
     everything = config.raft.finetune == "all"
+    fusion = build_fusion(config, memory.train_states.shape[1])
     recommender = RetrievalRecommender(
         base,
-        build_fusion(config, memory.train_states.shape[1]),
+        fusion,
         memory.bank,
         fields=run.fields,
         n_neighbors=config.raft.n_neighbors,
@@ -55,47 +64,109 @@ def raft_stage(
         loss_type=config["loss_type"] or "CE",
         n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
         finetune_all=everything,
+        at_random=config.raft.fusion == "random",
     ).to(config.torch_device)
 
+    def renew_bank() -> None:
+        states = encode_rows(run, base, run.splits.train)
+        recommender.set_bank(build_bank(run, mined, base, states))
+
+    def validation() -> EvalBatches | None:
+        if everything:  # bank and queries are encoded by the weights that are validated
+            return run.evaluation(run.splits.valid, recommender, before=renew_bank)
+        found = retrieve_rows(run, recommender, run.splits.valid)
+        look_up = None if found is None else cached(recommender, run.splits.valid, found)
+        return run.evaluation(run.splits.valid, recommender, look_up)
+
     def batches(_: RaTrainer) -> tuple[RaftBatches, EvalBatches | None]:
-        cached: Callable[[IntArray], Any] | None = None
         start_epoch: Callable[[], Callable[[Tensor], Any]]
         if everything:
             start_epoch = functools.partial(search_anew, run, mined, recommender)
         else:
-            rows = training_neighbours(run, recommender, memory.train_states).to(config.torch_device)
-            start_epoch = lambda: rows.__getitem__  # noqa: E731
-            if len(run.splits.valid):
-                states = encode_rows(run, base, run.splits.valid)
-                cached = recommender.retrieve(states, Queries.of(run.splits.valid.prefixes)).__getitem__
+            found = training_neighbours(run, recommender, memory.train_states).to(config.torch_device)
+            look_up = cached(recommender, run.splits.train, found)
+            start_epoch = lambda: lambda rows: look_up(rows.numpy())  # noqa: E731
         train = RaftBatches(
             start_epoch,
             torch.from_numpy(run.train_rows.targets),
             batch_size=config.raft.raft_batch_size,
             seed=config.seed_value,
         )
-        return train, run.evaluation(run.splits.valid, recommender, cached)
+        return train, validation()
 
-    with run.making(run.content("raft", {"backbone": backbone.key, "bank": memory.key})) as artifact:
+    def choose_weight(trainer: RaTrainer) -> None:
+        held_out = validation() if config.chooses_alpha else None
+        if held_out is not None:
+            clock = perf_counter()
+            choice = choose(recommender, held_out, str(config["valid_metric"]))
+            write_json(trainer.folder / CHOICE, choice.as_json())
+            run.seconds["choice"] = perf_counter() - clock
+
+    content = run.content(
+        "raft", {"backbone": backbone.key, "bank": memory.key}, chooses_alpha=config.chooses_alpha
+    )
+    with run.making(content) as artifact:
         trainer = train_stage(
-            run, artifact, recommender, batches, name=RAFT, identity=run.identity(f"Ra{config.backbone}")
+            run,
+            artifact,
+            recommender,
+            batches,
+            name=RAFT,
+            identity=run.identity(f"Ra{config.backbone}"),
+            learns=isinstance(fusion, Fusion),
+            afterwards=choose_weight,
         )
     if everything:
-        states = encode_rows(run, base, run.splits.train)
-        recommender.set_bank(build_bank(run, mined, base, states))
+        renew_bank()
+    choice = read_choice(trainer.folder / CHOICE)
+    if choice is not None:
+        use(fusion, choice.chosen)
+        run.say(f"{RAFT}: {choice.said()}")
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
-    return Raft(recommender, trainer)
+    return Raft(recommender, trainer, choice)
 
 
-def build_fusion(config: RaConfig, width: int) -> Fusion:
+def read_choice(path: Path) -> Choice | None:
+    """Read what was chosen after training, or None if nothing was."""
+    return Choice.of_json(json.loads(path.read_text())) if path.is_file() else None
+
+
+def retrieve_rows(run: Run, recommender: RetrievalRecommender, split: CompactDataset) -> Retrieved | None:
+    """Encode the rows of a split and find their memories; None if there is no row."""
+    if not len(split):
+        return None
+    return recommender.retrieve(encode_rows(run, recommender.base, split), Queries.of(split.prefixes))
+
+
+def cached(
+    recommender: RetrievalRecommender, split: CompactDataset, found: Retrieved
+) -> Callable[[IntArray], Retrieved]:
+    """Return what looks up rows whose neighbours are known, with their histories where these count."""
+    prefixes = split.prefixes
+    needs_histories = recommender.base.history_offsets(found.states[:1], torch.zeros(1, 1).long()) is not None
+
+    def look_up(rows: IntArray) -> Retrieved:
+        some = found[torch.from_numpy(rows)]
+        if needs_histories:
+            some.histories = torch.from_numpy(prefixes[rows].items())
+        return some
+
+    return look_up
+
+
+def build_fusion(config: RaConfig, width: int) -> Fusion | Mixture:
     """Build the retrieval-augmented module for states of that width."""
+    if config.raft.fusion in ("knn", "none"):
+        alpha = 1.0 if config.raft.fusion == "none" else config.raft.alpha
+        return Mixture(alpha, TEMPERATURES[1])
     if width % config.raft.ram_heads:
         raise SettingsError(
             f"ram_heads={config.raft.ram_heads} does not divide {config.backbone}'s width {width}"
         )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(
+        kind="raserec" if config.raft.fusion == "random" else config.raft.fusion,
         width=width,
         alpha=config.raft.alpha,
         beta=config.raft.beta,

@@ -76,12 +76,23 @@ class Channel(nn.Module):
 
 
 class Fusion(nn.Module):
-    """``h~ = alpha h + (1 - alpha) (beta h'_s + (1 - beta) h'_t)`` (METHOD 5).
+    """``h~ = a h + b h'`` with ``h' = beta h'_s + (1 - beta) h'_t`` (METHOD 5).
 
     Channel ``s`` attends keys = memories' states, values = their targets' vectors; channel ``t``
     the other way round. A channel whose weight is zero does not exist. A row without a valid
-    neighbour keeps ``h``.
+    neighbour keeps ``h``, and so does every row at ``alpha = 1``.
+
+    Parameters
+    ----------
+    kind : {"raserec", "scaled", "gate"}
+        ``raserec``: ``a = alpha``, ``b = 1 - alpha``. ``scaled``: the same divided by ``alpha``, so that the
+        backbone's temperature stays. ``gate``: as ``raserec``, with an ``alpha`` of each row that is learned
+        from the state, the distances of the neighbours and their agreement; at first it is ``alpha``.
+    alpha : float
+        Kept with the weights, since it may be chosen after training.
     """
+
+    alpha: Tensor
 
     def __init__(
         self,
@@ -93,9 +104,11 @@ class Fusion(nn.Module):
         inner: int,
         temperature: float,
         dropout: float,
+        kind: str = "raserec",
     ) -> None:
         super().__init__()
-        self.alpha, self.beta = alpha, beta
+        self.kind, self.beta = kind, beta
+        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
         channel = functools.partial(
             Channel, width=width, n_heads=n_heads, inner=inner, temperature=temperature, dropout=dropout
         )
@@ -106,6 +119,28 @@ class Fusion(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.gate = Gate(width, dropout) if kind == "gate" else None
+
+    def read(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """Return ``h'``, what the memories say: [B, D], [B, K, D], [B, K, D], [B, K] -> [B, D]."""
+        fused = torch.zeros_like(state)
+        if self.by_state is not None:
+            fused = fused + self.beta * self.by_state(state, keys, values, valid)
+        if self.by_target is not None:
+            fused = fused + (1 - self.beta) * self.by_target(state, values, keys, valid)
+        return fused
+
+    def doubt(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor | None:
+        """What a gate adds to the logit of ``alpha``, shape [B, 1], or None."""
+        return None if self.gate is None else self.gate(state, keys, values, valid)
+
+    def weights(self, alpha: Tensor, valid: Tensor, doubt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the factors ``a`` and ``b``, shape [B, 1] each, for some ``alpha``, shape []."""
+        own = alpha if doubt is None else torch.sigmoid(doubt + torch.logit(alpha))
+        own = torch.where(valid.any(1, keepdim=True), own, 1.0)  # [B, 1]
+        if self.kind == "scaled":
+            return torch.ones_like(own), (1 - own) / own
+        return own, 1 - own
 
     def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
         """Fuse neighbours into states.
@@ -123,10 +158,28 @@ class Fusion(nn.Module):
         -------
         Tensor, shape [B, D]
         """
-        fused = torch.zeros_like(state)
-        if self.by_state is not None:
-            fused = fused + self.beta * self.by_state(state, keys, values, valid)
-        if self.by_target is not None:
-            fused = fused + (1 - self.beta) * self.by_target(state, values, keys, valid)
-        mixed = self.alpha * state + (1 - self.alpha) * fused
-        return torch.where(valid.any(1, keepdim=True), mixed, state)
+        alpha = self.alpha.to(state.dtype)
+        own, other = self.weights(alpha, valid, self.doubt(state, keys, values, valid))
+        return own * state + other * self.read(state, keys, values, valid)
+
+
+class Gate(nn.Module):
+    """How much a row trusts its own state: what is added to the logit of ``alpha``; at first nothing."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width + 3, width)
+        self.dropout = Dropout(dropout)
+        self.outer = nn.Linear(width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """[B, D], [B, K, D], [B, K, D], [B, K] -> [B, 1]."""
+        near = F.cosine_similarity(state[:, None], keys, dim=-1).masked_fill(~valid, 0.0)  # [B, K]
+        count = valid.sum(1, keepdim=True).clamp(min=1)
+        directions = F.normalize(values, dim=-1) * valid[..., None]
+        # 1 where all neighbours bring one item, near 0 where each brings another.
+        agreement = directions.sum(1).norm(dim=-1, keepdim=True) / count
+        facts = torch.cat([near.amax(1, keepdim=True), near.sum(1, keepdim=True) / count, agreement], 1)
+        return self.outer(self.dropout(F.gelu(self.inner(torch.cat([state, facts], 1)))))

@@ -123,6 +123,25 @@ def find_neighbours(
     return found
 
 
+def random_neighbours(
+    bank: MemoryBank, states: NDArray[np.floating[Any]], queries: Queries, *, k: int, scope: str
+) -> Neighbours:
+    """Pick ``k`` memories that have nothing to do with the state; arguments as in :func:`find_neighbours`.
+
+    Which ones follows from the query's owner and length alone, so that a query has the same in each pass.
+    """
+    check_enough(k, len(bank))
+    mixed = queries.users[:, None] * 2_654_435_761 + queries.lengths[:, None] * 40_503 + np.arange(k) * 97
+    ids = (mixed % 2_147_483_647 * 48_271 % 2_147_483_647) % len(bank)
+    times = np.full(len(states), np.nan) if queries.times is None else queries.times
+    shape = len(states), k
+    found = Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.float32))
+    search = _Search(bank, states, queries.users, queries.lengths, times, scope, found)
+    rows = np.arange(len(states))
+    search.keep(rows, np.zeros(shape, np.float32), ids, search.may_see(rows, ids))
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Search:
     """One search: which queries ask what of which bank, and what was found for them so far."""

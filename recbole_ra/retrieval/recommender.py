@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.batching import Movable
 from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
+from recbole_ra.models.history import ItemOffsets
 from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
+from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours, random_neighbours
 
 
 @dataclass
@@ -29,11 +32,14 @@ class Retrieved(Movable):
     ids : int64 Tensor, shape [B, K]
         Rows of the memory bank.
     valid : bool Tensor, shape [B, K]
+    histories : int64 Tensor, shape [B, L], optional
+        Items of each row's history, 0 = none; where a history bias was learned.
     """
 
     states: Tensor
     ids: Tensor
     valid: Tensor
+    histories: Tensor | None = None
 
     @classmethod
     def of(cls, states: Tensor, neighbours: Neighbours) -> Retrieved:
@@ -44,10 +50,36 @@ class Retrieved(Movable):
         )
 
     def __getitem__(self, rows: Any) -> Retrieved:
-        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows])
+        histories = None if self.histories is None else self.histories[rows]
+        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories)
 
     def __len__(self) -> int:
         return len(self.states)
+
+
+@dataclass
+class Memories(Movable):
+    """What some rows retrieved.
+
+    Attributes
+    ----------
+    keys : Tensor, shape [B, K, D]
+        The memories' states.
+    items : int64 Tensor, shape [B, K]
+        What followed.
+    values : Tensor, shape [B, K, D]
+        The items' vectors.
+    valid : bool Tensor, shape [B, K]
+    """
+
+    keys: Tensor
+    items: Tensor
+    values: Tensor
+    valid: Tensor
+
+    def cosines(self, states: Tensor) -> Tensor:
+        """Similarity of each memory to its row's state, [B, D] -> [B, K]."""
+        return torch.einsum("bd,bkd->bk", F.normalize(states, dim=-1), F.normalize(self.keys, dim=-1))
 
 
 @dataclass
@@ -68,7 +100,7 @@ class RetrievalRecommender(SequentialModel):
     ----------
     base : SequentialModel
         The backbone; frozen unless ``finetune_all``.
-    fusion : Fusion
+    fusion : Fusion or Mixture
     bank : MemoryBank
     fields : Fields
     n_neighbors : int
@@ -77,12 +109,14 @@ class RetrievalRecommender(SequentialModel):
     loss_type, n_negatives
         See :func:`recbole_ra.models.losses.next_item_loss`.
     finetune_all : bool
+    at_random : bool
+        Take any memories that a query may see, not the nearest: the control that shows what retrieval does.
     """
 
     def __init__(
         self,
         base: SequentialModel,
-        fusion: Fusion,
+        fusion: Fusion | Mixture,
         bank: MemoryBank,
         *,
         fields: Fields,
@@ -91,6 +125,7 @@ class RetrievalRecommender(SequentialModel):
         loss_type: str,
         n_negatives: int = 1,
         finetune_all: bool,
+        at_random: bool = False,
     ) -> None:
         super().__init__()
         self.base = base
@@ -101,6 +136,7 @@ class RetrievalRecommender(SequentialModel):
         self.loss_type = loss_type
         self.n_negatives = n_negatives
         self.finetune_all = finetune_all
+        self.at_random = at_random
         self.base.requires_grad_(finetune_all)
         self.set_bank(bank)
 
@@ -142,9 +178,8 @@ class RetrievalRecommender(SequentialModel):
         queries : Queries
             What eligibility asks about the rows.
         """
-        found = find_neighbours(
-            self.bank, states.detach().cpu().numpy(), queries, k=self.n_neighbors, scope=self.scope
-        )
+        find = random_neighbours if self.at_random else find_neighbours
+        found = find(self.bank, states.detach().cpu().numpy(), queries, k=self.n_neighbors, scope=self.scope)
         return Retrieved.of(states, found)
 
     def query(self, interaction: Any) -> Retrieved:
@@ -156,25 +191,46 @@ class RetrievalRecommender(SequentialModel):
             lengths=interaction[lengths].cpu().numpy(),
             times=interaction[EXACT_TIME_FIELD].cpu().numpy() if EXACT_TIME_FIELD in columns else None,
         )
-        return self.retrieve(self.base.represent(interaction), queries)
+        found = self.retrieve(self.base.represent(interaction), queries)
+        found.histories = interaction[self.fields.history]
+        return found
+
+    def memories(self, query: Any) -> Memories:
+        """Look up what was retrieved; asked after the query's states, which tell the item vectors."""
+        items = self._values[query.ids]
+        return Memories(self._keys[query.ids], items, self.item_table[items], query.valid)
 
     def represent(self, interaction: Any) -> Tensor:
         """Return the fused state of each row, shape [B, D]."""
+        return self.scored(interaction)[0]
+
+    def scored(self, interaction: Any) -> tuple[Tensor, ItemOffsets | None]:
+        """Return the fused states, shape [B, D], and what a few items get besides."""
         known = isinstance(interaction, Retrieved | EncodedQuery)
         query = interaction if known else self.query(interaction)
         states = query.states  # first: RecBole's models tell their item vectors as they encode
-        values = self.item_table[self._values[query.ids]]  # [B, K, D]
-        return self.fusion(states, self._keys[query.ids], values, query.valid)
+        memories = self.memories(query)
+        offsets = self.base.history_offsets(states, query.histories)
+        if isinstance(self.fusion, Fusion):
+            return self.fusion(states, memories.keys, memories.values, memories.valid), offsets
+        scores = states @ self.item_table.T
+        if self.item_bias is not None:
+            scores = scores + self.item_bias
+        if offsets is not None:
+            scores = offsets.add_to(scores)
+        mixed = self.fusion.offsets(scores, memories.items, memories.cosines(states), memories.valid)
+        return states, mixed if offsets is None else offsets.joined(mixed)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""
-        states = self.represent(batch.query)  # first: RecBole's models tell their item vectors as they encode
+        states, offsets = self.scored(batch.query)  # first: RecBole's models tell their item vectors so
         return next_item_loss(
             self.loss_type,
             states,
             self.item_table,
             batch.targets,
             bias=self.item_bias,
+            offsets=offsets,
             n_negatives=self.n_negatives,
         )
 
@@ -229,3 +285,8 @@ class EncodedQuery(Movable):
     def states(self) -> Tensor:
         """The state of each row, shape [B, D]."""
         return self.recommender.base.represent(self.interaction)
+
+    @property
+    def histories(self) -> Tensor:
+        """Items of each row's history, shape [B, L]."""
+        return self.interaction[self.recommender.fields.history]

@@ -30,6 +30,7 @@ from recbole_ra.settings.declared import (
     RaftSettings,
     RegenerationSettings,
     RunSettings,
+    ScoringSettings,
 )
 from recbole_ra.settings.files import YamlLoader, props_root, read_yaml
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
@@ -85,6 +86,7 @@ class RaConfig(Config):
         problems: list[str] = []
         self.feed = read(FeedSettings, self.final_config_dict, problems)
         self.optim = read(OptimSettings, self.final_config_dict, problems)
+        self.scoring = read(ScoringSettings, self.final_config_dict, problems)
         self.patterns = read(PatternSettings, self.final_config_dict, problems)
         self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
         if self.only_regenerates and "regenerate" not in self._user_keys:
@@ -182,7 +184,16 @@ class RaConfig(Config):
     @property
     def everything(self) -> dict[str, Any]:
         """Every setting that a run reads, RecBole's and ours, those left at their defaults too."""
-        groups = (self.feed, self.optim, self.patterns, self.regeneration, self.bank, self.raft, self.run)
+        groups = (
+            self.feed,
+            self.optim,
+            self.scoring,
+            self.patterns,
+            self.regeneration,
+            self.bank,
+            self.raft,
+            self.run,
+        )
         known = {} if self.architecture is None else dict(vars(self.architecture))
         for group in groups:
             known.update(vars(group))
@@ -222,6 +233,11 @@ class RaConfig(Config):
             for name in set(names) & self.own.keys() - {"regenerate"}
             if self.about(name).shapes and not self.about(name).shapes & self.stages
         )
+
+    @property
+    def chooses_alpha(self) -> bool:
+        """Whether alpha is chosen on validation; one that the user gave stays."""
+        return self.raft.choose_alpha and self.raft.fusion != "none" and "alpha" not in self._user_keys
 
     @property
     def built_with(self) -> dict[str, Any]:

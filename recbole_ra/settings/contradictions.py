@@ -78,8 +78,13 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
 
 
 def _of_loaders(config: RaConfig) -> Iterator[str]:
-    """Refuse settings of RecBole's loader, which backbones of ours do not use."""
+    """Refuse what backbones of ours do not read, and what models of RecBole's do not."""
     if config.backbone not in BACKBONES:
+        if config.scoring.history_bias != "none":
+            yield (
+                f"history_bias={config.scoring.history_bias!r} is learned with backbones of ours "
+                f"({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+            )
         return
     negatives = config.chosen.get("train_neg_sample_args")
     as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recbole_ra.core.setting import setting
+from recbole_ra.models.history import HISTORY_BIASES
 
 EPOCHS = "a sweep compares trials at equal epochs"
 MEASURE = "it says how trials are measured"
@@ -41,6 +42,18 @@ class OptimSettings:
         high=0.99999,
         shapes="backbone raft",
         expert=True,
+    )
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How items are scored, whatever encodes the user."""
+
+    history_bias: str = setting(
+        "none",
+        "term of items that the user has had: one number, or one that follows from the user's state",
+        choices=HISTORY_BIASES,
+        shapes="backbone raft",
     )
 
 
@@ -176,8 +189,20 @@ class BankSettings:
 class RaftSettings:
     """Retrieval-augmented fine-tuning (docs/method.md, section 5)."""
 
+    fusion: str = setting(
+        "raserec",
+        "how memories join the user's state (docs/method.md, section 5)",
+        choices=("raserec", "scaled", "gate", "knn", "none", "random"),
+        shapes="raft",
+    )
     alpha: float = setting(
         0.5, "weight of the user's own state", low=0, high=1, shapes="raft", while_training=True
+    )
+    choose_alpha: bool = setting(
+        True,
+        "after training, choose alpha on validation: 1, the backbone, unless another is better beyond the "
+        "standard error; a given alpha stays as it is",
+        shapes="raft",
     )
     beta: float = setting(
         1.0,
@@ -257,6 +282,7 @@ class RunSettings:
 OUR_SETTINGS = (
     FeedSettings,
     OptimSettings,
+    ScoringSettings,
     PatternSettings,
     RegenerationSettings,
     BankSettings,

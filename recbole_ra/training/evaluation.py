@@ -9,7 +9,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
@@ -145,6 +147,28 @@ def hits(rank: Tensor, cut: int) -> Tensor:
     inside = rank < cut
     table[inside.nonzero()[:, 0], rank[inside]] = 1
     return table
+
+
+def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
+    """Return a metric of each row with one target, shape [rows].
+
+    Parameters
+    ----------
+    metric : str
+        Such as ``ndcg@10``; one that is no mean over rows is replaced by NDCG at its cut-off.
+    rank : int64 Tensor, shape [rows]
+        Counted from 0.
+    """
+    name, _, cut = metric.partition("@")
+    place = rank.numpy().astype(np.float64)
+    inside = place < (int(cut) if cut else 10)
+    if name in ("recall", "hit"):
+        return inside.astype(np.float64)
+    if name in ("mrr", "map"):
+        return np.where(inside, 1 / (place + 1), 0.0)
+    if name == "precision":
+        return inside / float(cut)
+    return np.where(inside, 1 / np.log2(place + 2), 0.0)
 
 
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:

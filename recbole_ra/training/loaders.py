@@ -89,6 +89,8 @@ class EvalBatches:
     query : callable, optional
         Turns rows of the split, int64 array, shape [B], into what the recommender ranks for; by default
         an ``Interaction``.
+    before : callable, optional
+        Called as each pass begins.
     """
 
     def __init__(
@@ -99,18 +101,22 @@ class EvalBatches:
         batch_size: int,
         trim: bool,
         query: Callable[[IntArray], Any] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
+        self.before = before
         self.query = query or functools.partial(cut_rows, dataset, fields=fields, trim=trim)
         self.prefixes = dataset.prefixes
-        self.order = np.argsort(self.prefixes.lengths, kind="stable")
+        self.order = by_length(self.prefixes)
         self.targets = torch.from_numpy(self.prefixes.targets)
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
+        if self.before is not None:
+            self.before()
         for first in range(0, len(self.order), self.batch_size):
             rows = self.order[first : first + self.batch_size]
             row, item = _distinct_histories(self.prefixes[rows])
@@ -121,6 +127,11 @@ class EvalBatches:
                 torch.from_numpy(row),
                 torch.from_numpy(item),
             )
+
+
+def by_length(prefixes: Prefixes) -> IntArray:
+    """Return the order in which rows are ranked: of like length together, to waste no padding."""
+    return np.argsort(prefixes.lengths, kind="stable")
 
 
 def cut_rows(dataset: CompactDataset, rows: IntArray, fields: Fields, *, trim: bool) -> Any:

@@ -165,14 +165,26 @@ class Run:
         return content
 
     def evaluation(
-        self, split: Any, model: Any, query: Callable[[IntArray], Any] | None = None
+        self,
+        split: Any,
+        model: Any,
+        query: Callable[[IntArray], Any] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> EvalBatches | None:
-        """Make the evaluation batches of a split for a model, or None if it is empty."""
+        """Make the evaluation batches of a split for a model, or None if it is empty.
+
+        ``query`` and ``before`` as :class:`EvalBatches` takes them.
+        """
         if len(split) == 0:
             return None
         trim = isinstance(model, SequentialModel) and model.trims
         return EvalBatches(
-            split, self.fields, batch_size=self.config["eval_batch_size"], trim=trim, query=query
+            split,
+            self.fields,
+            batch_size=self.config["eval_batch_size"],
+            trim=trim,
+            query=query,
+            before=before,
         )
 
     def after_epoch(self, entry: Mapping[str, Any], shown: Iterable[str] = ()) -> None:

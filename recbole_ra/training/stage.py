@@ -26,6 +26,8 @@ def train_stage(
     name: str,
     identity: Mapping[str, Any],
     kind: type[RaTrainer] = RaTrainer,
+    learns: bool = True,
+    afterwards: Callable[[RaTrainer], None] | None = None,
 ) -> RaTrainer:
     """Train a model in the folder of its artifact, or load it from there.
 
@@ -43,6 +45,10 @@ def train_stage(
         What a checkpoint of this model is tied to.
     kind : type
         Class of the trainer.
+    learns : bool
+        Whether there is anything to train.
+    afterwards : callable, optional
+        What the stage does with the selected weights before it is finished; may write to the folder.
 
     Returns
     -------
@@ -52,13 +58,17 @@ def train_stage(
     folder = artifact.found or run.start(artifact)
     trainer = build_trainer(run, artifact.stage, model, folder, name=name, identity=identity, kind=kind)
     if artifact.found is None:
-        _copy_start(run.start_of(artifact.stage), trainer)
-        fit(run, trainer, *batches(trainer))
+        if learns:
+            _copy_start(run.start_of(artifact.stage), trainer)
+            fit(run, trainer, *batches(trainer))
+            trainer.load_best()
+        if afterwards is not None:
+            afterwards(trainer)
         trainer.move(run.finish(artifact))
-    else:
+    elif learns:
         trainer.history = json.loads((trainer.folder / HISTORY).read_text())
         run.report_epochs(trainer.history)
-    trainer.load_best()
+        trainer.load_best()
     return trainer
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_ra.models import losses
+from recbole_ra.models.history import ItemOffsets
 
 
 def inputs(
@@ -137,19 +138,21 @@ def test_bpr_is_that_of_recbole() -> None:
 
     states, table, targets = inputs(20, 9, 4)
     negatives = (targets + 1) % 9
-    expected = BPRLoss()((states * table[targets]).sum(1), (states * table[negatives]).sum(1))
-    assert_same(losses.bpr(states, table, targets, negatives[:, None]).mean(), expected, states, table)
+
+    def scores() -> tuple[Tensor, Tensor]:
+        return (states * table[targets]).sum(1), (states * table[negatives]).sum(1)
+
+    positive, negative = scores()
+    assert_same(losses.bpr(positive, negative[:, None]).mean(), BPRLoss()(*scores()), states, table)
 
 
 def test_bpr_known_answer() -> None:
-    states, table = torch.tensor([[2.0]]), torch.tensor([[0.0], [3.0], [1.0]])
-    found = losses.bpr(states, table, torch.tensor([1]), torch.tensor([[2]]))
+    found = losses.bpr(torch.tensor([6.0]), torch.tensor([[2.0]]))
     assert float(found) == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-5)
 
 
 def test_bce_known_answer() -> None:
-    states, table = torch.tensor([[1.0]]), torch.tensor([[0.0], [0.0], [2.0], [-1.0]])
-    found = losses.bce(states, table, torch.tensor([2]), torch.tensor([[1, 3]]))
+    found = losses.bce(torch.tensor([2.0]), torch.tensor([[0.0, -1.0]]))
     expected = -torch.sigmoid(torch.tensor(2.0)).log() - sum(
         (1 - torch.sigmoid(torch.tensor(score))).log() for score in (0.0, -1.0)
     )
@@ -198,3 +201,40 @@ def test_weights_have_second_derivatives() -> None:
 
     plain = (weights * F.cross_entropy(states @ table.T, targets, reduction="none")).mean()
     torch.testing.assert_close(slopes(losses.full_softmax(states, table, targets, weights)), slopes(plain))
+
+
+def some_offsets(rows: int, items: int) -> ItemOffsets:
+    """Two items of each row, the first of them often the target; the second row has one."""
+    _, _, targets = inputs(rows, items, 4)
+    chosen = torch.stack([targets, (targets + 3) % items], 1)
+    chosen[1, 1] = 0
+    values = torch.randn(rows, 2, dtype=torch.float64) * (chosen != 0)
+    return ItemOffsets(chosen, values.requires_grad_())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+def test_offsets_of_a_few_items(budget: int, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", budget)
+    states, table, targets = inputs(40, 9, 4)
+    offsets = some_offsets(40, 9)
+    weights = torch.rand(40, dtype=torch.float64) if weighted else None
+    logits = (states @ table.T).scatter_add(1, offsets.items, offsets.values)
+    each = F.cross_entropy(logits, targets, reduction="none")
+    expected = each.mean() if weights is None else (weights * each).mean()
+    found = losses.next_item_loss("CE", states, table, targets, weights=weights, offsets=offsets)
+    assert_same(found, expected, states, table, offsets.values)
+
+
+@pytest.mark.parametrize("kind", ["BPR", "BCE"])
+def test_offsets_reach_sampled_losses(kind: str) -> None:
+    """They are a part of the score: of an item table with one column for each row they are the bias."""
+    states, table, targets = inputs(20, 9, 4)
+    every = torch.randn(9, dtype=torch.float64)
+    offsets = ItemOffsets(torch.arange(9).expand(20, 9), every.expand(20, 9))
+
+    def loss(**options: Any) -> Tensor:
+        torch.manual_seed(3)
+        return losses.next_item_loss(kind, states, table, targets.clamp(min=1), n_negatives=2, **options)
+
+    assert_same(loss(offsets=offsets), loss(bias=every), states, table)

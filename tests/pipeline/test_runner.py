@@ -128,8 +128,10 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     result = run("RaSASRec", **settings, say=silent)
     folder = Path(result.folder)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "alpha.png",
         "learning_curve.png",
         "result.json",
+        "retrieval_gain.png",
         "table.txt",
         "tensorboard",
     ]

@@ -1,0 +1,103 @@
+"""What retrieval changed for whom: the recommender beside its backbone, row by row of the test."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.training.evaluation import RankingEvaluator, of_rows
+from recbole_ra.training.loaders import by_length
+from recbole_ra.training.run import Run
+
+LENGTHS = (0, 5, 10, 20, 50, np.inf)
+"""Bounds of the groups of histories."""
+
+BY_SIZE = 4
+"""Groups of equal size, by popularity of the target and by similarity of the nearest memory."""
+
+
+def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found: Retrieved) -> pd.DataFrame:
+    """Return what the rows of a split are grouped by, one line each in the order of ranking, as text."""
+    order = by_length(split.prefixes)
+    rows, found = split.prefixes[order], found[torch.from_numpy(order)]
+    popularity = np.bincount(run.splits.train.prefixes.targets, minlength=run.n_items)[rows.targets]
+    nearest, among = [], []
+    for first in range(0, len(found), run.config["eval_batch_size"]):
+        part = slice(first, first + run.config["eval_batch_size"])
+        some = found[part].to(run.config.torch_device)
+        memories = recommender.memories(some)
+        cosines = memories.cosines(some.states).masked_fill(~memories.valid, -1.0)
+        nearest.append(cosines.amax(1).cpu().numpy())
+        brought = memories.items.masked_fill(~memories.valid, 0).cpu().numpy()
+        among.append((brought == rows.targets[part, None]).any(1))
+    hits = np.concatenate(among)
+    return pd.DataFrame(
+        {
+            "popularity of the target": _by_size(popularity.astype(float), "{:.0f}"),
+            "length of the history": pd.cut(rows.position, LENGTHS).astype(str),
+            "similarity of the nearest memory": _by_size(np.concatenate(nearest), "{:.2f}"),
+            "target among what memories brought": np.where(hits, "yes", "no"),
+        }
+    )
+
+
+def _by_size(values: NDArray[np.floating[Any]], text: str) -> list[str]:
+    """Name the quantile that each value is in by its bounds."""
+    bounds = np.unique(np.quantile(values, np.linspace(0, 1, BY_SIZE + 1)))
+    group = np.clip(np.searchsorted(bounds, values, side="right") - 1, 0, max(len(bounds) - 2, 0))
+    upper = bounds[1:] if len(bounds) > 1 else bounds
+    names = [f"{text.format(low)} to {text.format(high)}" for low, high in zip(bounds, upper, strict=False)]
+    return [names[place] for place in group]
+
+
+def compare(
+    before: RankingEvaluator, after: RankingEvaluator, facts: pd.DataFrame, metric: str
+) -> dict[str, Any]:
+    """Compare two recommenders on the same rows, for each protocol.
+
+    Parameters
+    ----------
+    before, after : RankingEvaluator
+        Of the same batches.
+    facts : DataFrame
+        One line for each ranked row, in that order: columns are what rows are grouped by.
+    metric : str
+        As ``valid_metric``.
+
+    Returns
+    -------
+    dict
+        Protocol -> ``metric``, ``rows``, ``before``, ``after``, ``gain``, its standard ``error``, ``p_value``
+        (two-sided paired t test), ``helped`` and ``harmed`` (shares of rows), and ``groups``.
+    """
+    found, ranks = {}, after.ranks()
+    metric = metric.lower().removeprefix("masked_")
+    for protocol, old_ranks in before.ranks().items():
+        old, new = of_rows(metric, old_ranks), of_rows(metric, ranks[protocol])
+        gains = pd.DataFrame({"before": old, "after": new, "gain": new - old})
+        groups = {
+            name: {str(group): _summary(part) for group, part in gains.groupby(facts[name].to_numpy())}
+            for name in facts
+        }
+        differs = bool((gains["gain"] != 0).any()) and len(gains) > 1
+        found[protocol] = {
+            "metric": metric,
+            **_summary(gains),
+            "p_value": float(stats.ttest_rel(new, old).pvalue) if differs else 1.0,
+            "helped": float((gains["gain"] > 0).mean()),
+            "harmed": float((gains["gain"] < 0).mean()),
+            "groups": groups,
+        }
+    return found
+
+
+def _summary(gains: pd.DataFrame) -> dict[str, float]:
+    error = gains["gain"].std() / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return {"rows": len(gains), **gains.mean().to_dict(), "error": float(error)}

@@ -1,0 +1,228 @@
+"""How much the memories may say is chosen on validation, and the backbone is kept unless they help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recbole_ra.data.dataset import Fields
+from recbole_ra.models.history import HistoryBias
+from recbole_ra.retrieval import choice
+from recbole_ra.retrieval.choice import Candidate, Choice, choose, use
+from recbole_ra.retrieval.comparison import compare
+from recbole_ra.retrieval.finetuning import build_fusion, cached
+from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.neighbours import Queries
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.training.evaluation import RankingEvaluator, of_rows, ranks
+from recbole_ra.training.loaders import EvalBatches
+from recbole_ra.training.setup import build_base
+
+
+@pytest.fixture
+def make(tiny_config: Callable[..., Any], tiny_splits: Any) -> Callable[..., RetrievalRecommender]:
+    """An augmented SASRec over memories of all training rows, every weight at random."""
+
+    def build(**settings: Any) -> RetrievalRecommender:
+        config = tiny_config("RaSASRec", n_neighbors=4, index_type="Flat", **settings)
+        torch.manual_seed(0)
+        base, prefixes = build_base(config, tiny_splits).trained, tiny_splits.train.prefixes
+        fusion = build_fusion(config, 16)
+        torch.manual_seed(0)  # the same base, whatever the fusion draws
+        for module in (base, fusion):
+            for parameter in module.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+        with torch.no_grad():
+            keys = base.eval().represent(tiny_splits.train[torch.arange(len(prefixes))]).numpy()
+        facts = Queries.of(prefixes)
+        bank = MemoryBank.build(
+            keys, prefixes.targets, facts.users, facts.lengths, facts.times, index_kind="Flat", seed=0
+        )
+        made = RetrievalRecommender(
+            base,
+            fusion,
+            bank,
+            fields=Fields.of(config),
+            n_neighbors=4,
+            scope="any",
+            loss_type="CE",
+            finetune_all=False,
+            at_random=config.raft.fusion == "random",
+        )
+        return made.eval()
+
+    return build
+
+
+def batches(model: RetrievalRecommender, split: Any, size: int = 17) -> EvalBatches:
+    states = model.base.represent(split[torch.arange(len(split))]).detach()
+    found = cached(model, split, model.retrieve(states, Queries.of(split.prefixes)))
+    return EvalBatches(split, model.fields, batch_size=size, trim=True, query=found)
+
+
+@pytest.mark.parametrize("history_bias", ["none", "state"])
+@pytest.mark.parametrize("fusion", ["raserec", "scaled", "gate", "random", "knn"])
+def test_every_candidate_is_measured_as_evaluation_measures_it(
+    fusion: str,
+    history_bias: str,
+    make: Callable[..., Any],
+    tiny_splits: Any,
+    tiny_config: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "CPU_BLOCK_ELEMENTS", 200)  # blocks of four rows
+    model, split = make(fusion=fusion, history_bias=history_bias), tiny_splits.valid
+    found = choose(model, batches(model, split), "masked_ndcg@10")
+    assert (found.metric, found.protocol) == ("ndcg@10", "masked")
+    config = tiny_config("RaSASRec")
+    for candidate in found.candidates:
+        use(model.fusion, candidate.setting)
+        ranking = RankingEvaluator(config, tiny_splits.train)
+        for batch in EvalBatches(split, model.fields, batch_size=23, trim=True):
+            with torch.no_grad():
+                ranking.add(model.full_sort_predict(batch.query), batch, batch.query)
+        result = ranking.result()
+        for protocol, value in candidate.value.items():
+            assert value == pytest.approx(result[protocol]["ndcg@10"], abs=1e-3), candidate.setting
+    backbone = found.candidates[0]
+    assert backbone.setting["alpha"] == 1
+    assert backbone.gain == {"unmasked": 0, "masked": 0}
+
+
+@pytest.mark.parametrize("fusion", ["raserec", "scaled", "gate", "knn", "none"])
+def test_alpha_one_scores_as_the_backbone(fusion: str, make: Callable[..., Any], tiny_splits: Any) -> None:
+    model, queries = make(fusion=fusion), tiny_splits.test[torch.arange(30)]
+    if fusion != "none":
+        before = model.full_sort_predict(queries)
+        assert not torch.allclose(before, model.base.full_sort_predict(queries))
+    use(model.fusion, {"alpha": 1.0})
+    torch.testing.assert_close(model.full_sort_predict(queries), model.base.full_sort_predict(queries))
+
+
+def test_scaled_is_raserec_at_the_temperature_of_the_backbone(
+    make: Callable[..., Any], tiny_splits: Any
+) -> None:
+    queries = tiny_splits.test[torch.arange(30)]
+    plain, scaled = make(alpha=0.4), make(alpha=0.4, fusion="scaled")
+    torch.testing.assert_close(0.4 * scaled.full_sort_predict(queries), plain.full_sort_predict(queries))
+
+
+def test_a_new_gate_is_alpha(make: Callable[..., Any], tiny_splits: Any) -> None:
+    queries = tiny_splits.test[torch.arange(30)]
+    plain, gated = make(), make(fusion="gate")
+    gated.fusion.load_state_dict(plain.fusion.state_dict(), strict=False)
+    torch.nn.init.zeros_(gated.fusion.gate.outer.weight)
+    torch.nn.init.zeros_(gated.fusion.gate.outer.bias)
+    torch.testing.assert_close(gated.full_sort_predict(queries), plain.full_sort_predict(queries))
+
+
+def test_a_mixture_of_two_distributions() -> None:
+    """Known answer: probabilities mixed one by one, two neighbours that bring one item together."""
+    scores = torch.tensor([[0.0, 1.0, 2.0, 0.5], [0.0, 1.0, 2.0, 0.5]], dtype=torch.float64)
+    items = torch.tensor([[2, 3, 2], [1, 1, 1]])
+    cosines = torch.tensor([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, True], [False, False, False]])
+    mixture = Mixture(0.8, 0.1)
+    found = mixture.offsets(scores, items, cosines, valid).add_to(scores.clone()).softmax(1)
+    weight = (cosines[0] / 0.1).softmax(0)
+    memories = torch.tensor([0, 0, weight[0] + weight[2], weight[1]], dtype=torch.float64)
+    torch.testing.assert_close(found[0], 0.8 * scores[0].softmax(0) + 0.2 * memories)
+    torch.testing.assert_close(found[1], scores[1].softmax(0))
+
+
+def test_random_memories_are_the_same_in_each_pass_and_no_query_sees_its_future(
+    make: Callable[..., Any], tiny_splits: Any
+) -> None:
+    model, rows = make(fusion="random"), torch.arange(len(tiny_splits.train))
+    first, again = model.query(tiny_splits.train[rows]), model.query(tiny_splits.train[rows.flip(0)])
+    assert torch.equal(first.ids, again.ids.flip(0))
+    prefixes = tiny_splits.train.prefixes
+    users, positions = torch.from_numpy(prefixes.users), torch.from_numpy(prefixes.position)
+    own = (users[first.ids] == users[:, None]) & first.valid
+    assert (positions[first.ids] < positions[:, None])[own].all()
+    nearest = make().query(tiny_splits.train[rows])
+    assert (first.ids == nearest.ids).float().mean() < 0.1
+
+
+def candidate(alpha: float, unmasked: float, masked: float, error: float = 0.01) -> Candidate:
+    gain = {"unmasked": unmasked, "masked": masked}
+    return Candidate({"alpha": alpha}, gain, gain, {"unmasked": error, "masked": error})
+
+
+@pytest.mark.parametrize(
+    ("unmasked", "masked", "helps"),
+    [
+        (0.02, 0.0, True),
+        (0.009, 0.02, False),
+        (0.02, -0.009, True),
+        (0.05, -0.02, False),
+        (-0.02, 0.05, False),
+    ],
+)
+def test_what_helps(unmasked: float, masked: float, helps: bool) -> None:
+    """Beyond the standard error where it counts, and no harm beyond it under the other protocol."""
+    assert candidate(0.5, unmasked, masked).helps("unmasked") == helps
+
+
+def test_what_is_said_of_a_choice() -> None:
+    tried = [candidate(1.0, 0.0, 0.0), candidate(0.5, 0.002, 0.001)]
+    kept = Choice("ndcg@10", "unmasked", {"alpha": 1.0}, tried)
+    assert "the backbone was kept" in kept.said()
+    assert "best alpha 0.5: valid ndcg@10 +0.0020 ± 0.0100" in kept.said()
+    assert Choice.of_json(kept.as_json()) == kept
+    assert "alpha 0.5 was chosen" in Choice("ndcg@10", "unmasked", {"alpha": 0.5}, tried).said()
+
+
+def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
+    config = tiny_config(metrics=["Recall", "NDCG", "MRR", "MAP", "Hit", "Precision"], valid_metric="NDCG@10")
+    ranking = RankingEvaluator(config, tiny_splits.train)
+    generator = torch.Generator().manual_seed(0)
+    batch = next(iter(EvalBatches(tiny_splits.valid, Fields.of(config), batch_size=60, trim=True)))
+    scores = torch.randn(len(batch.rows), tiny_splits.whole.item_num, generator=generator)
+    ranking.add(scores, batch, batch.query)
+    result = ranking.result()
+    for protocol, rank in ranking.ranks().items():
+        for metric, value in result[protocol].items():
+            assert of_rows(metric, rank).mean() == pytest.approx(value, abs=1e-4), metric
+
+
+def test_comparison_of_two_recommenders(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
+    """Known answer: the second one ranks every second target first, the others as before."""
+    config = tiny_config()
+    before, after = (RankingEvaluator(config, tiny_splits.train) for _ in range(2))
+    n = 40
+    old = torch.full((n,), 2)
+    new = torch.where(torch.arange(n) % 2 == 0, 0, old)
+    for ranking, rank in ((before, old), (after, new)):
+        for protocol in ranking.found:
+            ranking.found[protocol].append(rank)
+    facts = pd.DataFrame({"group": np.where(np.arange(n) % 2 == 0, "even", "odd")})
+    found = compare(before, after, facts, "NDCG@10")["unmasked"]
+    assert (found["rows"], found["helped"], found["harmed"]) == (n, 0.5, 0.0)
+    assert found["gain"] == pytest.approx(0.25)
+    assert found["p_value"] < 1e-6
+    assert found["groups"]["group"]["even"]["gain"] == pytest.approx(0.5)
+    assert found["groups"]["group"]["odd"]["gain"] == 0
+    assert compare(before, before, facts, "ndcg@10")["masked"]["p_value"] == 1
+
+
+def test_ranks_of_a_history_bias(make: Callable[..., Any], tiny_splits: Any) -> None:
+    """A bias far below zero makes unmasked ranks those of the masked protocol."""
+    model = make(history_bias="scalar")
+    bias = model.base.backbone.history_bias
+    assert isinstance(bias, HistoryBias)
+    with torch.no_grad():
+        bias.constant.fill_(-1e3)
+        for batch in EvalBatches(tiny_splits.test, model.fields, batch_size=60, trim=True):
+            short = batch.query[model.fields.length] < 8  # of longer histories the model sees a part
+            scores = model.full_sort_predict(batch.query)
+            unmasked, masked = ranks(scores, batch.targets, batch.history_row, batch.history_item)
+            fresh = short & (masked < 1000)
+            assert torch.equal(unmasked[fresh], masked[fresh])
+            assert fresh.any()
