@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
 from recbole_ra.retrieval.fusion import Fusion
+from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender, Retrieved
 from recbole_ra.settings.config import RaConfig
@@ -45,17 +47,7 @@ def raft_stage(
     config, started = run.config, perf_counter()
     seed_everything(config)
     everything = config.raft.finetune == "all"
-    recommender = RetrievalRecommender(
-        base,
-        build_fusion(config, memory.train_states.shape[1]),
-        memory.bank,
-        fields=run.fields,
-        n_neighbors=config.raft.n_neighbors,
-        scope=config.bank.memory_scope,
-        loss_type=config["loss_type"] or "CE",
-        n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
-        finetune_all=everything,
-    ).to(config.torch_device)
+    recommender = build_recommender(config, base, memory.bank)
 
     def batches(_: RaTrainer) -> tuple[RaftBatches, EvalBatches | None]:
         cached: Callable[[IntArray], Any] | None = None
@@ -86,6 +78,21 @@ def raft_stage(
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
     return Raft(recommender, trainer)
+
+
+def build_recommender(config: RaConfig, base: SequentialModel, bank: MemoryBank) -> RetrievalRecommender:
+    """Build the recommender over a backbone and a bank, before it is fine-tuned."""
+    return RetrievalRecommender(
+        base,
+        build_fusion(config, bank.keys.shape[1]),
+        bank,
+        fields=Fields.of(config),
+        n_neighbors=config.raft.n_neighbors,
+        scope=config.bank.memory_scope,
+        loss_type=config["loss_type"] or "CE",
+        n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
+        finetune_all=config.raft.finetune == "all",
+    ).to(config.torch_device)
 
 
 def build_fusion(config: RaConfig, width: int) -> Fusion:

@@ -103,6 +103,16 @@ class MemoryBank:
         for name, rows in new.items():
             setattr(self, name, np.concatenate([getattr(self, name), rows]))
 
+    def remove_owner(self, user: int) -> int:
+        """Erase the memories of a user; the others move up. Returns how many those were."""
+        kept = self.users != user
+        removed = len(self) - int(kept.sum())
+        if removed:
+            for name in _DTYPES:
+                setattr(self, name, np.ascontiguousarray(getattr(self, name)[kept]))
+            self.index.replace(self.keys)
+        return removed
+
     def save(self, folder: Path) -> None:
         """Write a folder that appears whole; replaces a bank, raises CheckpointError for anything else."""
         if folder.exists() and not (folder / _ARRAYS).is_file():
