@@ -129,6 +129,7 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     folder = Path(result.folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "learning_curve.png",
+        "model",
         "result.json",
         "table.txt",
         "tensorboard",
