@@ -48,6 +48,8 @@ class Tokens:
     def add(self, names: Iterable[object]) -> None:
         """Give the next ids to names that are not known yet, in the order of their first appearance."""
         new = [name for name in pd.unique(as_names(names)) if name not in self._ids]
+        if not new:
+            return
         self._ids.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
         self.names = np.concatenate([self.names, np.array(new, dtype=object)])
 
