@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
@@ -105,11 +105,15 @@ def titles_of_table(source: Path, item: str) -> dict[str, str]:
         )
     if table is None or title == item:
         return {}
-    distinct = table.group_by(item, use_threads=False).aggregate([(title, "first")])
-    names, texts = (
-        column.cast(pa.string()).to_pylist() for column in distinct.select([item, f"{title}_first"])
+    pairs = pa.table(
+        {name: table[column].cast(pa.string()) for name, column in (("item", item), ("title", title))}
     )
-    return {name: text.strip() for name, text in zip(names, texts, strict=True) if name and text}
+    pairs = pairs.filter(
+        compute.greater(compute.utf8_length(compute.utf8_trim_whitespace(pairs["title"])), 0)
+    )
+    first = pairs.group_by("item", use_threads=False).aggregate([("title", "first")])
+    found = zip(first["item"].to_pylist(), first["title_first"].to_pylist(), strict=True)
+    return {name: text.strip() for name, text in found if name}
 
 
 def write_titles(path: Path, items: Iterable[str], titles: Mapping[str, str]) -> int:
