@@ -14,8 +14,15 @@ import pytest
 from matplotlib.figure import Figure
 
 import recbole_ra
+from recbole_ra.models.registry import BACKBONES
 from recbole_ra.pipeline import runner
 from walks import leave_undrawn, settings_below, write_walks
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "past": {"memory_scope": "past"},
+    "lists": {"index_type": "IVFFlat"},
+    "all": {"finetune": "all"},
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def observed(run: Any, model: Any) -> dict[str, Any]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     """Trains a model once in the session; the data set is gone when it is used.
 
-    ``"RaSASRec past"`` looks at older memories only.
+    A second word is a variant: ``"RaSASRec past"``.
     """
     below = tmp_path_factory.mktemp("inference")
 
@@ -84,13 +91,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
         (data / "walks" / "walks.item").write_text("\n".join(titles) + "\n")
         settings = settings_below(below / name.replace(" ", "-"), data)
         settings |= {"epochs": 2, "raft_epochs": 1, "MAX_ITEM_LIST_LENGTH": 6}
-        if "GRU4Rec" in model:
+        if model.removeprefix("Ra") not in BACKBONES:
             settings = {
                 k: v for k, v in settings.items() if k not in ("hidden_size", "inner_size", "n_layers")
             }
-            settings |= {"embedding_size": 16, "hidden_size": 16}
-        if name.endswith(" past"):
-            settings["memory_scope"] = "past"
+        settings |= VARIANTS.get(name.partition(" ")[2], {})
         seen: dict[str, Any] = {}
 
         def keep(run: Any, model: Any, versions: Any, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 import recbole_ra
 
 MODELS = ("SASRec", "DuoRec", "RaSASRec", "GRU4Rec", "RaGRU4Rec")
-PAST = "RaSASRec past"
+VARIANTS = ("RaSASRec past", "RaSASRec lists", "RaGRU4Rec all", "RaBERT4Rec", "SRGNN")
 
 each_model = pytest.mark.parametrize("model", MODELS)
 
@@ -27,7 +27,7 @@ def all_scores(recommender: recbole_ra.Recommender, requests: Any) -> Any:
     return scores
 
 
-@pytest.mark.parametrize("model", [*MODELS, PAST])
+@pytest.mark.parametrize("model", [*MODELS, *VARIANTS])
 def test_scores_are_those_of_evaluation(model: str, trained: Callable[[str], Any]) -> None:
     run = trained(model)
     recommender = run.load()
