@@ -4,12 +4,14 @@ Models are trained on the first 80 % of the interactions. Every later interactio
 then predicted from all that its user did before it (filter_seen, NDCG@10). With new memories, the pairs of a
 day are added when the day is over. Beside it a model that is trained again on the first 90 %.
 
-    python benchmarks/remember.py [--epochs=12] [--raft_epochs=6]
+    python benchmarks/remember.py --epochs=30 --raft_epochs=20 --MAX_ITEM_LIST_LENGTH=20
+
+Further words are settings, as on the command line.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +22,7 @@ import pandas as pd
 import recbole
 
 import recbole_ra
+from recbole_ra.cli import parse_settings
 
 DAY = 86_400
 
@@ -48,7 +51,6 @@ def train(model: str, table: pd.DataFrame, name: str, below: Path, settings: dic
         output_dir=str(below / "runs"),
         checkpoint_dir=str(below / "saved"),
         user_inter_num_interval="[3,inf)",
-        index_type="Flat",
         show_progress=False,
         state="ERROR",
         save_model=True,
@@ -94,11 +96,7 @@ def feed(folder: Path, past: pd.DataFrame, events: pd.DataFrame, *, remember: bo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--raft_epochs", type=int, default=6)
-    given = parser.parse_args()
-    settings = vars(given)
+    settings, _ = parse_settings(sys.argv[1:])
     everything = read()
     cuts = [int(share * len(everything)) for share in (0.8, 0.9)]
     past, events = everything[: cuts[0]], everything[cuts[0] :].reset_index(drop=True)
@@ -112,7 +110,7 @@ def main() -> None:
         gain, _ = feed(old["RaSASRec"], past, events, remember=False)
         rows.append(("RaSASRec, trained on 80 %, memories as trained", gain, ""))
         gain, cost = feed(old["RaSASRec"], past, events, remember=True)
-        rows.append(("RaSASRec, trained on 80 %, new memories each day", gain, f"{cost:.1f} ms an event"))
+        rows.append(("RaSASRec, trained on 80 %, new memories each day", gain, f"{cost:.2f} ms an event"))
         known = ~np.isnan(rows[0][1])
         until = everything[: cuts[1]]
         for model in ("SASRec", "RaSASRec"):

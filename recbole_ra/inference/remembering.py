@@ -47,9 +47,11 @@ class Added:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        parts = [f"{self.events} new interactions, {self.new_users} new users, {self.memories} new memories"]
-        if self.known:
-            parts.append(f"{self.known} were there before")
+        parts = [
+            f"interactions: {self.events} new, {self.known} known before",
+            f"users: {self.new_users} new",
+            f"memories: {self.memories} new",
+        ]
         if self.unknown_items:
             names = list(self.unknown_items)
             parts.append(

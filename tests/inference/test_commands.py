@@ -105,13 +105,17 @@ def test_explain_shows_the_memories(run: Path, said: Said) -> None:
 
 def test_added_events_stay_and_forgotten_users_go(run: Path, said: Said) -> None:
     Path("events.csv").write_text("user_id,item_id,timestamp\nnewbie,i1,5\nnewbie,i2,6\nu1,i3,1000000\n")
-    assert said("add", "events.csv") == (0, "3 new interactions, 1 new users, 2 new memories\n", "")
+    assert said("add", "events.csv") == (
+        0,
+        "interactions: 3 new, 0 known before; users: 1 new; memories: 2 new\n",
+        "",
+    )
     code, out, _ = said("add", str(run), "events.csv")
-    assert (code, out.split("; ")[1]) == (0, "3 were there before\n")
+    assert (code, out.split("; ")[0]) == (0, "interactions: 0 new, 3 known before")
     assert "newbie" in recbole_ra.load(run).users
     code, out, _ = said("forget", "newbie")
     assert code == 0
-    assert out.startswith("forgotten: user newbie, the history and 1 memories;")
+    assert out.startswith("forgotten: newbie, with history and memories (1);")
     assert "newbie" not in recbole_ra.load(run).users
 
 
