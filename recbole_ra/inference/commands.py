@@ -124,8 +124,8 @@ def forget(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     removed = _edited(given.run, lambda recommender: recommender.forget(given.user, save=True))
     show(
-        f"forgotten: {given.user}, with history and memories ({removed}); what the weights learned stays, and "
-        "the data set and saved/ are as they were"
+        f"forgotten: {given.user}, with history and memories ({removed}); what the weights learned stays, "
+        "and the data set and saved/ are as they were"
     )
     return 0
 
