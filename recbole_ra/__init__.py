@@ -1,6 +1,7 @@
 """Sequential recommendation on RecBole with regenerated data and retrieved memories.
 
-``run`` trains, selects on validation and tests once; everything else is imported from its module.
+``run`` trains, selects on validation and tests once; ``load`` makes a ``Recommender`` of what it left.
+Everything else is imported from its module.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import recbole_ra.core.compat  # noqa: F401  (before anything imports RecBole)
 
 __version__ = "0.1.0"
-__all__ = ["Result", "run"]
+__all__ = ["Recommender", "Result", "load", "run"]
 
 if TYPE_CHECKING:
+    from recbole_ra.inference.loading import load
+    from recbole_ra.inference.recommender import Recommender
     from recbole_ra.pipeline.result import Result
     from recbole_ra.pipeline.runner import run
 
@@ -29,4 +32,12 @@ def __getattr__(name: str) -> Any:
         from recbole_ra.pipeline.result import Result
 
         return Result
+    if name == "load":
+        from recbole_ra.inference.loading import load
+
+        return load
+    if name == "Recommender":
+        from recbole_ra.inference.recommender import Recommender
+
+        return Recommender
     raise AttributeError(f"module 'recbole_ra' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""The command line: RecBole's way (``--key=value``), and the commands tune, regenerate and prepare.
+"""The command line: RecBole's way (``--key=value``), and commands.
 
 Exit codes: 0 done, 2 a mistake that the message tells how to mend, 130 interrupted.
 """
@@ -23,11 +23,20 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
        recbole-ra tune --model=MODEL --dataset=NAME --space=FILE [--trials=N] [--resume] [--key=value ...]
        recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
+       recbole-ra recommend [RUN] --users=all|FILE|TOKEN,... [--k=10] [--out=FILE]
+       recbole-ra explain [RUN] --user=TOKEN|--history=ITEM,... [--item=ITEM]
+       recbole-ra add [RUN] EVENTS
+       recbole-ra forget [RUN] USER
 
-Trains, selects on validation, and tests once. Every setting of RecBole and of ours is --key=value;
+Without a command it trains, selects on validation, and tests once. Commands that take a RUN use what it
+left; by default runs/latest. Every setting of RecBole and of ours is --key=value;
 --key alone means true. Later config files win over earlier ones, the command line over all.
 --help=all lists every setting.
 """
+
+
+OF_A_RUN = ("recommend", "explain", "add", "forget")
+"""Commands that use what a run left (``inference/commands.py``)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(words: Sequence[str]) -> int:
     """Run the command that the words name."""
     asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
-    if asks and words[:1] != ["prepare"]:
+    if asks and not {*words[:1]} & {"prepare", *OF_A_RUN}:
         show(help_text(everything="--help=all" in words))
         return 0
     if words[0] == "--version":
@@ -68,6 +77,10 @@ def command(words: Sequence[str]) -> int:
         return 0
     if words[0] == "prepare":
         return prepare(words[1:])
+    if words[0] in OF_A_RUN:
+        from recbole_ra.inference import commands
+
+        return int(getattr(commands, words[0])(words[1:]))
     if words[0] == "tune":
         return tune(words[1:])
     if words[0] == "regenerate":
@@ -190,6 +203,9 @@ def prepare(words: Sequence[str]) -> int:
         default="",
         help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING]",
     )
+    parser.add_argument(
+        "--titles", type=Path, help="titles of items: Amazon's metadata, or a table with item and title"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
     given = parser.parse_args(words)
     columns = dict(_pair(part) for part in given.columns.split(",") if part)
@@ -199,6 +215,7 @@ def prepare(words: Sequence[str]) -> int:
         given.out,
         kind=given.kind,
         columns=columns or None,
+        titles=given.titles,
         overwrite=given.overwrite,
     )
     show(

@@ -29,6 +29,7 @@ LAYERS = (
     "training",
     "regeneration",
     "retrieval",
+    "inference",
     "pipeline",
     "tuning",
     "cli",

@@ -27,6 +27,10 @@ class CheckpointError(RecboleRaError):
     """A saved model, bank or artifact is damaged or belongs to something else."""
 
 
+class RequestError(RecboleRaError):
+    """A recommender is asked for something that it cannot answer as it is asked."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,6 +32,14 @@ class _LastProduct(TorchFunctionMode):
         return result
 
 
+@dataclass(frozen=True)
+class Product:
+    """How scores follow from states and item vectors: a factor, and whether items have constants."""
+
+    scale: float
+    has_bias: bool
+
+
 class RecBoleRecommender(SequentialModel):
     """A sequential model of RecBole's whose state and item table are observed, not known.
 
@@ -38,13 +47,30 @@ class RecBoleRecommender(SequentialModel):
     names and prepares them in its own way. The product is observed while the model scores, and it
     is checked that it explains the scores up to a constant factor and a constant for each item.
 
+    Parameters
+    ----------
+    model : AbstractRecommender
+    n_items : int
+    fields : Fields
+    probe : Interaction
+        Rows to observe it with.
+    known : Product, optional
+        Of a recommender that is restored: what was observed then; items' constants come with its weights.
+
     Raises
     ------
     SettingsError
         If the model does not score by an inner product.
     """
 
-    def __init__(self, model: AbstractRecommender, n_items: int, fields: Fields, probe: Interaction) -> None:
+    def __init__(
+        self,
+        model: AbstractRecommender,
+        n_items: int,
+        fields: Fields,
+        probe: Interaction,
+        known: Product | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.fields = fields
@@ -52,9 +78,17 @@ class RecBoleRecommender(SequentialModel):
         self._table = torch.empty(0)
         self.model.eval()
         with torch.no_grad():
-            self._scale, bias = self._explain(probe)
+            if known is None:
+                self._scale, bias = self._explain(probe)
+            else:
+                self._scale, bias = known.scale, torch.zeros(n_items) if known.has_bias else None
             self.register_buffer("_bias", bias)
             self.represent(probe)
+
+    @property
+    def product(self) -> Product:
+        """How its scores follow from the product that was observed."""
+        return Product(self._scale, self._bias is not None)
 
     def _observe(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
         with _LastProduct(self.n_items) as seen:

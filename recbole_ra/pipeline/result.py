@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.core.files import explain_disk_errors, write_bytes, write_json
+from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_bytes, write_json
 from recbole_ra.report.plots import alpha_curve, gains_by_group, learning_curve
 from recbole_ra.report.tables import metrics_table, render
+
+LATEST = "latest"
+"""Link beside the runs' folders to the last one that left a recommender."""
 
 
 @dataclass
@@ -121,6 +126,19 @@ class Result:
     def load(cls, folder: Path) -> Result:
         """Read a saved result."""
         return cls(**json.loads((folder / "result.json").read_text()))
+
+
+def link_latest(folder: Path, say: Callable[[str], None]) -> None:
+    """Let ``latest`` beside a run's folder name it, from one moment to the next; says so where it cannot."""
+    link = folder.with_name(LATEST)
+    try:
+        if link.exists() and not link.is_symlink():
+            raise FileExistsError(f"{link} is no link")
+        with replacing(link) as temporary:
+            remove(temporary)
+            temporary.symlink_to(folder.name, target_is_directory=True)
+    except (OSError, NotImplementedError, RecboleRaError) as error:
+        say(f"{link} does not name this run ({error}); name its folder instead")
 
 
 def new_run_folder(root: Path, model: str, dataset: str) -> Path:

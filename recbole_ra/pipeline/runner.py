@@ -18,7 +18,9 @@ from recbole_ra.core.files import copy_folder, make_folder
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
 from recbole_ra.data.dataset import CompactDataset, Splits
-from recbole_ra.pipeline.result import Result, new_run_folder
+from recbole_ra.inference.files import MODEL
+from recbole_ra.inference.loading import keep
+from recbole_ra.pipeline.result import Result, link_latest, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
@@ -138,7 +140,8 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     if not config.uses_retrieval:
         valid = _rank(state, backbone.trainer, splits.valid)
         test = _rank(state, backbone.trainer, splits.test) if evaluate_test else None
-        return _finish(state, valid, test, regenerated=regenerated)
+        trained = backbone.base.trained if evaluate_test else None
+        return _finish(state, valid, test, regenerated=regenerated, trained=trained)
 
     base_valid = base_test = test = None
     if evaluate_test:  # now: finetune=all changes the backbone
@@ -171,7 +174,10 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
         memory_facts["note"] = raft.choice.said()
     if comparison:
         memory_facts["comparison"] = comparison
-    return _finish(state, valid, test, base_valid, base_test, memory_facts, regenerated=regenerated)
+    trained = raft.recommender if evaluate_test else None
+    return _finish(
+        state, valid, test, base_valid, base_test, memory_facts, regenerated=regenerated, trained=trained
+    )
 
 
 def _rank(
@@ -209,6 +215,7 @@ def _finish(
     memory: dict[str, Any] | None = None,
     *,
     regenerated: Regenerated | None,
+    trained: Any = None,
 ) -> Result:
     config, table = state.config, state.splits.whole.table
     result = Result(
@@ -247,6 +254,9 @@ def _finish(
                 config.run.export_dir or folder / f"{config.dataset}-{config.regeneration.regenerate}"
             )
             export_data(state, regenerated, target, result.versions)
+    if trained is not None and config.run.save_model:
+        keep(state, trained, result.versions, folder / MODEL)
+        link_latest(folder, state.say)
     state.say(f"result: {folder}")
     return result
 

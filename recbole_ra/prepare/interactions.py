@@ -20,6 +20,7 @@ from recbole_ra.core.errors import DataError, SettingsError, nearest
 from recbole_ra.core.files import make_folder, replacing
 from recbole_ra.data.atomic import MISSING, check_readable, shown
 from recbole_ra.prepare import readers
+from recbole_ra.prepare.titles import read_titles, titles_of_table, write_titles
 
 IDS = ("user_id", "item_id")
 """Roles that every row has as text; times and ratings are numbers."""
@@ -68,9 +69,12 @@ def prepare(
     *,
     kind: str = "auto",
     columns: Mapping[str, str] | None = None,
+    titles: Path | None = None,
     overwrite: bool = False,
 ) -> PreparedDataset:
     """Write ``out/name/name.inter`` from a file of another format; rows keep their order.
+
+    Titles of items, where there are any, go to ``name.item`` beside it.
 
     Parameters
     ----------
@@ -84,6 +88,9 @@ def prepare(
     columns : mapping of str to str, optional
         For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``;
         those not given are guessed from common names.
+    titles : Path, optional
+        Where titles of items are (:func:`recbole_ra.prepare.titles.read_titles`); by default the source,
+        if it is a table that has them.
     overwrite : bool
         Whether an existing target may be replaced.
 
@@ -103,20 +110,69 @@ def prepare(
         raise SettingsError(
             f"name {name!r} is no plain directory name; use letters, digits, '_', '-' and '.'"
         )
-    _check_known("kind", kind, ("auto", *KINDS))
-    for role in columns or ():
-        _check_known("columns:", role, tuple(readers.ROLES))
     target = out / name / f"{name}.inter"
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; choose another name or allow overwriting")
+    read = read_interactions(source, kind=kind, columns=columns)
+    notes = list(read.notes)
+    known = read_titles(titles) if titles is not None else {}
+    if titles is None and read.kind == "table":
+        known = titles_of_table(source, read.columns["item_id"])
+    make_folder(target.parent)
+    write_inter(read.rows, target)
+    items = compute.unique(read.rows["item_id"]).to_pylist()
+    if known:
+        n_titles = write_titles(target.with_suffix(".item"), items, known)
+        notes.append(f"titles of {n_titles:,} of {len(items):,} items")
+    n_users = compute.count_distinct(read.rows["user_id"]).as_py()
+    return PreparedDataset(
+        target, read.kind, n_users, len(items), len(read.rows), read.n_dropped, tuple(notes)
+    )
+
+
+@dataclass(frozen=True)
+class RawInteractions:
+    """What a file holds.
+
+    Attributes
+    ----------
+    rows : Table
+        Ids as text, times and ratings as numbers; none is missing.
+    kind : str
+    columns : mapping of str to str
+        Of a table: the column of each role.
+    n_dropped : int
+        Rows without user, item or time.
+    notes : tuple of str
+    """
+
+    rows: pa.Table
+    kind: str
+    columns: Mapping[str, str]
+    n_dropped: int
+    notes: tuple[str, ...]
+
+
+def read_interactions(
+    source: Path, *, kind: str = "auto", columns: Mapping[str, str] | None = None, needs_time: bool = True
+) -> RawInteractions:
+    """Read interactions from a file of any of the :data:`KINDS`; parameters and errors as in :func:`prepare`.
+
+    Without ``needs_time`` a table may lack times; its rows are in the order of time then.
+    """
+    _check_known("kind", kind, ("auto", *KINDS))
+    for role in columns or ():
+        _check_known("columns:", role, tuple(readers.ROLES))
     check_readable(source)
+    used: Mapping[str, str] = {}
     try:
         if kind == "auto":
             kind = "table" if columns else _detect(source)
         if columns and kind != "table":
             raise SettingsError(f"columns: the kind '{kind}' has no named columns; leave columns out")
         if kind == "table":
-            table, notes = readers.read_table(source, columns or {})
+            table, used = readers.read_table(source, columns or {}, needs_time=needs_time)
+            notes = ["columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())]
         else:
             table, notes = _READERS[kind](source)
         rows = complete_rows(source, table, kind)
@@ -127,10 +183,7 @@ def prepare(
     n_dropped = len(table) - len(rows)
     if n_dropped:
         notes.append(f"dropped {n_dropped:,} of {len(table):,} rows without user, item or time")
-    make_folder(target.parent)
-    write_inter(rows, target)
-    n_users, n_items = (compute.count_distinct(rows[role]).as_py() for role in ("user_id", "item_id"))
-    return PreparedDataset(target, kind, n_users, n_items, len(rows), n_dropped, tuple(notes))
+    return RawInteractions(rows, kind, used, n_dropped, tuple(notes))
 
 
 def complete_rows(source: Path, table: pa.Table, kind: str) -> pa.Table:
@@ -148,7 +201,8 @@ def complete_rows(source: Path, table: pa.Table, kind: str) -> pa.Table:
     """
     table = pa.table({role: _plain(source, role, table[role]) for role in table.column_names})
     missing = {role: _is_missing(table[role]) for role in table.column_names}
-    complete = ~(missing["user_id"] | missing["item_id"] | missing["timestamp"])
+    needed = [missing[role] for role in (*IDS, "timestamp") if role in missing]
+    complete = ~np.any(needed, axis=0)
     row_in_source = np.flatnonzero(complete)
     if not len(row_in_source):
         raise DataError(

@@ -45,8 +45,10 @@ _REVIEW_SCHEMA = pa.schema(
 _BLOCK_BYTES = 1 << 23
 
 
-def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """Read a CSV, TSV or Parquet file with named columns.
+def read_table(
+    source: Path, columns: Mapping[str, str], *, needs_time: bool = True
+) -> tuple[pa.Table, dict[str, str]]:
+    """Read a CSV, TSV or Parquet file with named columns; returns the column of each role too.
 
     Raises
     ------
@@ -57,20 +59,24 @@ def read_table(source: Path, columns: Mapping[str, str]) -> tuple[pa.Table, list
     """
     if is_parquet(source):
         try:
-            used = choose_columns(source, parquet.read_schema(source).names, columns)
+            used = choose_columns(source, parquet.read_schema(source).names, columns, needs_time=needs_time)
             table = parquet.read_table(source, columns=list(used.values()))
         except pa.ArrowInvalid as fault:
             raise DataError(
                 f"{source}: is not Parquet ({str(fault).splitlines()[0]}); write it again"
             ) from fault
     else:
-        lines = first_lines(source, 1)
-        separator = sniff_separator(lines[0]) if lines else ","
-        header = next(csv.reader(lines, delimiter=separator), [])
-        used = choose_columns(source, header, columns)
-        table = _read_delimited(source, separator, header, list(used.values()), header=True)
-    note = "columns used: " + ", ".join(f"{role} = {name}" for role, name in used.items())
-    return pa.table({role: table[name] for role, name in used.items()}), [note]
+        separator, header = read_header(source)
+        used = choose_columns(source, header, columns, needs_time=needs_time)
+        table = read_delimited(source, separator, header, list(used.values()), header=True)
+    return pa.table({role: table[name] for role, name in used.items()}), used
+
+
+def read_header(source: Path) -> tuple[str, list[str]]:
+    """Return the separator and the column names of a text file."""
+    lines = first_lines(source, 1)
+    separator = sniff_separator(lines[0]) if lines else ","
+    return separator, next(csv.reader(lines, delimiter=separator), [])
 
 
 def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
@@ -82,7 +88,7 @@ def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
         For a row that has not four fields, or if neither id column looks more like ASINs.
     """
     names = ["first", "second", "rating", "timestamp"]
-    table = _read_delimited(source, ",", names, names, header=False)
+    table = read_delimited(source, ",", names, names, header=False)
     first, second = (_share_of_asins(table[name]) for name in names[:2])
     if first == second:
         raise DataError(
@@ -125,14 +131,16 @@ def guess_columns(header: list[str]) -> dict[str, str]:
     return {role: names[0] for role, names in found.items() if names}
 
 
-def choose_columns(source: Path, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
+def choose_columns(
+    source: Path, header: list[str], given: Mapping[str, str], *, needs_time: bool = True
+) -> dict[str, str]:
     """Choose the column of each role: as given, otherwise by a common name; a rating may be absent."""
     wanted = {**guess_columns(header), **given}
     there = f"there are {', '.join(header)}"
     used: dict[str, str] = {}
     for role in ROLES:
         if role not in wanted:
-            if role == "rating":
+            if role == "rating" or (role == "timestamp" and not needs_time):
                 continue
             raise DataError(
                 f"{source}: no column has a common name for {role}; {there}; name it in columns, as {role}"
@@ -216,7 +224,7 @@ def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
     return pa.table(columns), []
 
 
-def _read_delimited(
+def read_delimited(
     source: Path, separator: str, names: list[str], used: list[str], *, header: bool
 ) -> pa.Table:
     """Read the ``used`` columns of a text file, as text."""

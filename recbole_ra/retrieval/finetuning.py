@@ -15,13 +15,14 @@ from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import write_json
-from recbole_ra.data.dataset import CompactDataset
+from recbole_ra.data.dataset import CompactDataset, Fields
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
 from recbole_ra.retrieval.choice import TEMPERATURES, Choice, choose, use
 from recbole_ra.retrieval.fusion import Fusion
+from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import Mixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender, Retrieved
@@ -53,19 +54,8 @@ def raft_stage(
     config, started = run.config, perf_counter()
     seed_everything(config)
     everything = config.raft.finetune == "all"
-    fusion = build_fusion(config, memory.train_states.shape[1])
-    recommender = RetrievalRecommender(
-        base,
-        fusion,
-        memory.bank,
-        fields=run.fields,
-        n_neighbors=config.raft.n_neighbors,
-        scope=config.bank.memory_scope,
-        loss_type=config["loss_type"] or "CE",
-        n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
-        finetune_all=everything,
-        at_random=config.raft.fusion == "random",
-    ).to(config.torch_device)
+    recommender = build_recommender(config, base, memory.bank)
+    fusion = recommender.fusion
 
     def renew_bank() -> None:
         states = encode_rows(run, base, run.splits.train)
@@ -144,7 +134,7 @@ def cached(
 ) -> Callable[[IntArray], Retrieved]:
     """Return what looks up rows whose neighbours are known, with their histories where these count."""
     prefixes = split.prefixes
-    needs_histories = recommender.base.history_offsets(found.states[:1], torch.zeros(1, 1).long()) is not None
+    needs_histories = recommender.base.history_offsets(found.states[:1], found.ids[:1]) is not None
 
     def look_up(rows: IntArray) -> Retrieved:
         some = found[torch.from_numpy(rows)]
@@ -153,6 +143,22 @@ def cached(
         return some
 
     return look_up
+
+
+def build_recommender(config: RaConfig, base: SequentialModel, bank: MemoryBank) -> RetrievalRecommender:
+    """Build the recommender over a backbone and a bank, before it is fine-tuned."""
+    return RetrievalRecommender(
+        base,
+        build_fusion(config, bank.keys.shape[1]),
+        bank,
+        fields=Fields.of(config),
+        n_neighbors=config.raft.n_neighbors,
+        scope=config.bank.memory_scope,
+        loss_type=config["loss_type"] or "CE",
+        n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
+        finetune_all=config.raft.finetune == "all",
+        at_random=config.raft.fusion == "random",
+    ).to(config.torch_device)
 
 
 def build_fusion(config: RaConfig, width: int) -> Fusion | Mixture:

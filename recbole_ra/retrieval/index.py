@@ -108,6 +108,14 @@ class Index:
                 self._searcher = self._trained_ivf(unit)
             self._searcher.add(unit)
 
+    def replace(self, keys: NDArray[np.floating[Any]]) -> None:
+        """Store other raw vectors in place of all, with ids from 0; trained lists stay as they are."""
+        unit = self._unit(keys)
+        if self._searcher is not None:
+            self._searcher.reset()
+        if len(unit):
+            self.add(keys)
+
     def _trained_ivf(self, unit: FloatArray) -> Any:
         rows = len(unit)
         if self._nlist > rows:
@@ -234,6 +242,10 @@ class TorchFlatIP:
     def add(self, unit: FloatArray) -> None:
         """Store vectors, shape [rows, D]; they get the next ids."""
         self.keys = torch.cat([self.keys, torch.from_numpy(unit).to(self.keys.device)])
+
+    def reset(self) -> None:
+        """Drop all vectors."""
+        self.keys = self.keys[:0]
 
     @torch.no_grad()
     def search(self, unit: FloatArray, k: int) -> tuple[FloatArray, IntArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class MemoryBank:
     lengths: IntArray
     times: NDArray[np.float64]
     index: Index
+    _room: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def build(
@@ -97,11 +98,31 @@ class MemoryBank:
         return len(self.values)
 
     def add(self, keys: Floats, values: Integers, users: Integers, lengths: Integers, times: Floats) -> None:
-        """Append memories; nothing is trained again (a *dynamic* memory)."""
+        """Append memories; nothing is trained again (a *dynamic* memory).
+
+        Columns grow into room that is doubled when it is used up, so that one memory costs no copy of all.
+        """
         new = _converted(keys, values, users, lengths, times)
         self.index.add(new["keys"])
         for name, rows in new.items():
-            setattr(self, name, np.concatenate([getattr(self, name), rows]))
+            before, room = getattr(self, name), self._room.get(name)
+            size = len(before) + len(rows)
+            if room is None or before.base is not room or size > len(room):
+                room = np.empty((2 * size, *before.shape[1:]), before.dtype)
+                room[: len(before)] = before
+                self._room[name] = room
+            room[len(before) : size] = rows
+            setattr(self, name, room[:size])
+
+    def remove_owner(self, user: int) -> int:
+        """Erase the memories of a user; the others move up. Returns how many those were."""
+        kept = self.users != user
+        removed = len(self) - int(kept.sum())
+        if removed:
+            for name in _DTYPES:
+                setattr(self, name, np.ascontiguousarray(getattr(self, name)[kept]))
+            self.index.replace(self.keys)
+        return removed
 
     def save(self, folder: Path) -> None:
         """Write a folder that appears whole; replaces a bank, raises CheckpointError for anything else."""

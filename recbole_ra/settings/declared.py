@@ -258,6 +258,9 @@ class RunSettings:
     """Where a run reads and writes, and how it is executed."""
 
     output_dir: str = setting("runs", "folder that receives one folder per run")
+    save_model: bool = setting(
+        True, "keep a recommender in the run's folder, for recommend, explain and add (docs/recommending.md)"
+    )
     export_dir: str | None = setting(
         None, "where a regenerated data set is written (model DR4SR: by default below the run's folder)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recbole_ra import Result, run
+from recbole_ra import Result, load, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -130,6 +130,7 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     assert sorted(path.name for path in folder.iterdir()) == [
         "alpha.png",
         "learning_curve.png",
+        "model",
         "result.json",
         "retrieval_gain.png",
         "table.txt",
@@ -148,6 +149,53 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     assert {"data", "backbone", "bank", "raft", "test"} <= set(saved["seconds"])
     assert Result.load(folder).test == result.test
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_latest_names_the_last_run_that_left_a_recommender(settings: dict[str, Any], tmp_path: Path) -> None:
+    latest = tmp_path / "runs" / "latest"
+    for _ in range(2):
+        result = run("SASRec", **settings, say=silent)
+        assert latest.resolve() == Path(result.folder).resolve()
+        assert load(latest).about.model == "SASRec"
+    run("SASRec", **settings, evaluate_test=False, say=silent)  # as trials of a sweep
+    run("SASRec", **settings, save_model=False, say=silent)
+    assert latest.resolve() == Path(result.folder).resolve()
+    assert len(list((tmp_path / "runs").glob("*/model"))) == 3  # two, and the link's
+
+
+def test_where_links_are_impossible_the_run_goes_on(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("links are not supported here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    said: list[str] = []
+    result = run("SASRec", **settings, say=said.append)
+    assert any("latest does not name this run (links are not supported here)" in line for line in said)
+    assert load(result.folder).about.model == "SASRec"
+
+    (tmp_path / "runs" / "latest").mkdir()
+    said.clear()
+    run("SASRec", **settings, say=said.append)
+    assert any("is no link" in line for line in said)
+
+
+def test_a_model_that_reads_features_leaves_no_recommender(
+    settings: dict[str, Any], walks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(walks, tmp_path / "own")
+    rows = ["item_id:token\tclass:token_seq", *(f"i{item}\tc{item % 5}" for item in range(30))]
+    (tmp_path / "own" / "walks" / "walks.item").write_text("\n".join(rows) + "\n")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+    said: list[str] = []
+    result = run(
+        "SASRecF",
+        **{**of_recbole(settings), "data_path": str(tmp_path / "own"), "epochs": 1, "load_col": columns},
+        say=said.append,
+    )
+    assert any("no recommender is kept: SASRecF reads more of the data set" in line for line in said)
+    assert not (Path(result.folder) / "model").exists()
 
 
 @pytest.mark.parametrize("model", ["RaGRU4Rec", "RaBERT4Rec"])

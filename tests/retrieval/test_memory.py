@@ -56,6 +56,45 @@ def test_adding_equals_building_at_once(kind: str) -> None:
     assert_equal(grown, MemoryBank.build(*whole, index_kind=kind, seed=0))
 
 
+def test_one_by_one_equals_at_once_and_columns_that_were_handed_out_stay() -> None:
+    whole = columns(90)
+    grown = MemoryBank.build(*(column[:50] for column in whole), index_kind="Flat", seed=0)
+    seen = []
+    for row in range(50, 90):
+        grown.add(*(column[row : row + 1] for column in whole))
+        seen.append(grown.keys)
+    assert_equal(grown, MemoryBank.build(*whole, index_kind="Flat", seed=0))
+    for size, keys in enumerate(seen, start=51):
+        np.testing.assert_array_equal(keys, whole[0][:size])
+    assert len({keys.base.ctypes.data for keys in seen}) == 1  # room for all was made once
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_owner_leaves_the_others(kind: str) -> None:
+    whole = columns(400)
+    bank = MemoryBank.build(*whole, index_kind=kind, nlist=4, nprobe=4, seed=0)
+    stay = whole[2] != 3
+    assert bank.remove_owner(3) == (~stay).sum() > 0
+    assert bank.remove_owner(3) == 0
+    kept = MemoryBank.build(*(column[stay] for column in whole), index_kind="Flat", seed=0)
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(bank, name), getattr(kept, name), strict=True)
+    queries = columns(30, seed=9)[0]
+    np.testing.assert_array_equal(bank.index.search(queries, 1)[1], kept.index.search(queries, 1)[1])
+    bank.add(*(column[:10] for column in whole))
+    assert len(bank.index) == len(bank) == stay.sum() + 10
+    assert bank.index.search(whole[0][:1], 1)[0][0, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_last_owner_may_go() -> None:
+    bank = bank_of(20)
+    for user in range(-1, 9):
+        bank.remove_owner(user)
+    assert len(bank) == len(bank.index) == 0
+    bank.add(*columns(5))
+    assert len(bank) == len(bank.index) == 5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bank_grows_after_loading(kind: str, tmp_path: Path) -> None:
     bank = bank_of(200, kind)

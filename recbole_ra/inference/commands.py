@@ -1,0 +1,219 @@
+"""The commands that use what a run left: recommend, explain, add and forget."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from tqdm import tqdm
+
+from recbole_ra.core.console import say, show
+from recbole_ra.core.errors import RequestError
+from recbole_ra.inference.files import editing
+from recbole_ra.inference.loading import load
+from recbole_ra.inference.output import check_ending, table_writer
+from recbole_ra.inference.recommender import Recommender
+from recbole_ra.inference.requests import Requests
+from recbole_ra.inference.tokens import listed
+from recbole_ra.prepare.interactions import read_interactions
+from recbole_ra.report.tables import render
+
+SHOWN_USERS = 20
+"""Users in a table on the terminal."""
+
+
+def recommend(words: Sequence[str]) -> int:
+    """Recommend items for users or histories, to a file or the terminal."""
+    parser = _parser("recommend", "Recommend items with the model that a run left.")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--users", help="all, tokens with commas between, or a file with a token a line")
+    who.add_argument("--history", help="item tokens with commas between, oldest first")
+    who.add_argument(
+        "--histories",
+        type=Path,
+        help="file of interactions, in any format that prepare reads; times optional",
+    )
+    parser.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
+    parser.add_argument("--out", type=Path, help="csv, tsv, parquet or jsonl, by its ending")
+    _add_filter_seen(parser)
+    parser.add_argument("--items", help="recommend none but these: tokens, or a file with a token a line")
+    parser.add_argument("--exclude", help="recommend none of these: tokens, or a file with a token a line")
+    _add_unknown_items(parser)
+    parser.add_argument("--on_cold_users", default="popular", help="popular or error (default: popular)")
+    given = parser.parse_args(words)
+    if given.out is not None:
+        check_ending(given.out)
+    recommender = load(given.run)
+    requests = recommender.requests(
+        **_who(given), on_unknown_items=given.on_unknown_items, on_cold_users=given.on_cold_users
+    )
+    chosen = recommender.selection(
+        given.k,
+        filter_seen=given.filter_seen,
+        items=None if given.items is None else _tokens(given.items),
+        exclude=None if given.exclude is None else _tokens(given.exclude),
+        on_unknown_items=given.on_unknown_items,
+    )
+    _say_what_is_unknown(requests)
+    if given.out is None:
+        show(_as_text(pd.concat(recommender.tables(requests[:SHOWN_USERS], chosen))))
+        if len(requests) > SHOWN_USERS:
+            say(f"{len(requests) - SHOWN_USERS:,} more users are left out; --out=FILE writes all")
+        return 0
+    started = perf_counter()
+    with (
+        table_writer(given.out) as write,
+        tqdm(total=len(requests), unit=" users", disable=None, leave=False, file=sys.stderr) as bar,
+    ):
+        for table in recommender.tables(requests, chosen):
+            write(table)
+            bar.update(table["user"].nunique())
+    seconds = perf_counter() - started
+    show(f"{given.out}: {len(requests):,} users, {len(requests) / seconds:,.0f} users/s")
+    return 0
+
+
+def explain(words: Sequence[str]) -> int:
+    """Show the memories behind a recommendation."""
+    parser = _parser("explain", "Show where a recommendation comes from.")
+    parser.add_argument("--history", help="item tokens with commas between, oldest first")
+    parser.add_argument("--user", help="a known user")
+    parser.add_argument("--item", help="which recommendation (default: the first)")
+    parser.add_argument("--owners", action="store_true", help="name the users whose memories these are")
+    _add_filter_seen(parser)
+    _add_unknown_items(parser)
+    given = parser.parse_args(words)
+    found = load(given.run).explain(
+        None if given.history is None else _tokens(given.history),
+        user=given.user,
+        item=given.item,
+        filter_seen=given.filter_seen,
+        owners=given.owners,
+        on_unknown_items=given.on_unknown_items,
+    )
+    show(str(found))
+    return 0
+
+
+def add(words: Sequence[str]) -> int:
+    """Add new interactions to what a run left, without training."""
+    parser = _parser("add", "Remember new interactions, without training.")
+    parser.add_argument("events", type=Path, help="file of interactions, in any format that prepare reads")
+    _add_columns(parser)
+    _add_unknown_items(parser)
+    given = parser.parse_args(words)
+    events = read_interactions(given.events, columns=_columns(given)).rows.to_pandas()
+    done = _edited(
+        given.run,
+        lambda recommender: recommender.add(events, on_unknown_items=given.on_unknown_items, save=True),
+    )
+    show(str(done))
+    return 0
+
+
+def forget(words: Sequence[str]) -> int:
+    """Erase a user from what a run left."""
+    parser = _parser("forget", "Erase a user: history, memories and name.")
+    parser.add_argument("user", help="token of the user")
+    given = parser.parse_args(words)
+    removed = _edited(given.run, lambda recommender: recommender.forget(given.user, save=True))
+    show(
+        f"forgotten: {given.user}, with history and memories ({removed}); what the weights learned stays, "
+        "and the data set and saved/ are as they were"
+    )
+    return 0
+
+
+def _edited(run: Path, change: Callable[[Recommender], Any]) -> Any:
+    """Change a recommender while no other process does."""
+    with editing(run, lambda: say(f"{run}: another process changes it; waiting")):
+        return change(load(run))
+
+
+def _parser(name: str, what: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"recbole-ra {name}", description=what, allow_abbrev=False)
+    latest = Path("runs/latest")
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=latest, help=f"folder that a run left (default: {latest})"
+    )
+    return parser
+
+
+def _add_filter_seen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--filter_seen", type=_boolean, default=True, help="leave out what is in the history (default: true)"
+    )
+
+
+def _add_unknown_items(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--on_unknown_items", default="skip", help="skip or error (default: skip)")
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--columns", default="", help="columns of a table, as for prepare: ROLE:COLUMN,...")
+
+
+def _columns(given: argparse.Namespace) -> dict[str, str] | None:
+    pairs = [part.partition(":") for part in given.columns.split(",") if part]
+    return {role: column for role, _, column in pairs} or None
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError("must be true or false")
+    return text.lower() == "true"
+
+
+def _who(given: argparse.Namespace) -> dict[str, Any]:
+    if given.users is not None:
+        return {"users": "all" if given.users == "all" else _tokens(given.users)}
+    if given.history is not None:
+        return {"histories": [_tokens(given.history)]}
+    return {"histories": read_interactions(given.histories, needs_time=False).rows.to_pandas()}
+
+
+def _tokens(text: str) -> list[str]:
+    """Tokens of a file, one a line, if there is one of that name; else those between commas.
+
+    Raises
+    ------
+    RequestError
+        If there are none, or it names a file that is not there.
+    """
+    path = Path(text)
+    if path.is_file():
+        try:
+            tokens = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{path}: is not UTF-8 text; write one token a line") from error
+    elif path.parent != Path() or path.suffix in (".txt", ".csv", ".tsv"):
+        raise RequestError(f"{path}: no such file; name one, or write tokens with commas between")
+    else:
+        tokens = text.split(",")
+    tokens = [token.strip() for token in tokens if token.strip()]
+    if not tokens:
+        raise RequestError(f"'{text}': holds no token; write one a line in a file, or commas between")
+    return tokens
+
+
+def _say_what_is_unknown(requests: Requests) -> None:
+    if requests.unknown_items:
+        say(f"skipped in histories: {listed(requests.unknown_items)} unknown to the model")
+    cold = [str(label) for label in requests.labels[requests.cold]]
+    if cold:
+        say(f"popular items for users of whom nothing is known: {listed(cold)} cold")
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    shown = Table(*table.columns)
+    for row in table.itertuples(index=False):
+        cells = dict(zip(table.columns, row, strict=True))
+        cells["score"] = "–" if pd.isna(cells["score"]) else f"{cells['score']:.4f}"
+        shown.add_row(*("" if cell is None else str(cell) for cell in cells.values()))
+    return render(shown).rstrip()

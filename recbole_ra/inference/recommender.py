@@ -1,0 +1,297 @@
+"""A trained model as a recommender: recommends, explains, remembers and forgets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recbole_ra.core.errors import RecboleRaError, RequestError, explain_memory_errors
+from recbole_ra.data.table import IntArray, SequenceTable
+from recbole_ra.inference.about import About
+from recbole_ra.inference.explanation import Explanation, explain
+from recbole_ra.inference.files import save_recommender
+from recbole_ra.inference.remembering import Added, add_events, forget_user
+from recbole_ra.inference.requests import Requests, of_histories, of_users, refuse_cold, request_times
+from recbole_ra.inference.scoring import Scorer
+from recbole_ra.inference.selection import Selection, recommendations
+from recbole_ra.inference.similar import item_vectors, similar
+from recbole_ra.inference.tokens import Items, Tokens, check_choice
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+
+
+class Recommender:
+    """What a run leaves: made by :func:`recbole_ra.load`.
+
+    Users and items are tokens, as in the data; titles stand beside the items where they are known.
+
+    Attributes
+    ----------
+    about : About
+        Model, data set, settings and versions.
+    items : Items
+    users : Tokens
+    histories : SequenceTable
+        Whole histories, sequence ``u`` that of the user of id ``u``; the ones of nobody and of
+        forgotten users are empty.
+    folder : Path or None
+        Where it was loaded from, and is saved to.
+    """
+
+    def __init__(
+        self,
+        about: About,
+        scorer: Scorer,
+        items: Items,
+        users: Tokens,
+        histories: SequenceTable,
+        folder: Path | None = None,
+    ) -> None:
+        self.about = about
+        self.scorer = scorer
+        self.items = items
+        self.users = users
+        self.histories = histories
+        self.folder = folder
+        scorer.model.eval()
+
+    def __repr__(self) -> str:
+        memories = "" if self.memory is None else f", {len(self.memory.bank)} memories"
+        return (
+            f"<Recommender {self.about.model} on {self.about.dataset}: {len(self.users.known())} users, "
+            f"{len(self.items) - 1} items{memories}>"
+        )
+
+    @property
+    def memory(self) -> RetrievalRecommender | None:
+        """The part that retrieves, or None if the model remembers nothing."""
+        model = self.scorer.model
+        return model if isinstance(model, RetrievalRecommender) else None
+
+    @property
+    def popularity(self) -> IntArray:
+        """Interactions of each item in the histories, shape [items]."""
+        return np.bincount(self.histories.items, minlength=len(self.items))
+
+    def requests(
+        self,
+        users: str | Iterable[object] | None = None,
+        histories: Any = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        on_unknown_items: str = "skip",
+        on_cold_users: str = "popular",
+    ) -> Requests:
+        """Read who is asked for; parameters and errors as in :meth:`recommend`."""
+        check_choice("on_cold_users", on_cold_users, ("popular", "error"))
+        check_choice("on_unknown_items", on_unknown_items, ("skip", "error"))
+        if (users is None) == (histories is None):
+            raise RequestError("give users or histories, one of the two; users='all' are all that are known")
+        length, unknown = self.scorer.max_length, list[str]()
+        if users is not None:
+            labels, rows = of_users(users, self.users, self.histories, length)
+        else:
+            labels, rows, unknown = of_histories(histories, self.items, self.users, length, on_unknown_items)
+        found = Requests(labels, rows, request_times(context, labels), unknown)
+        refuse_cold(found, on_cold_users)
+        return found
+
+    def selection(
+        self,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        items: Iterable[object] | None = None,
+        exclude: Iterable[object] | None = None,
+        on_unknown_items: str = "skip",
+    ) -> Selection:
+        """Read what may be recommended; parameters and errors as in :meth:`recommend`."""
+        only, less = (
+            None if names is None else self.items.require(names, what, on_unknown_items)[0]
+            for what, names in (("items", items), ("exclude", exclude))
+        )
+        return Selection.of(self.items, k, filter_seen, only, less)
+
+    def recommend(
+        self,
+        users: str | Iterable[object] | None = None,
+        histories: Any = None,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        items: Iterable[object] | None = None,
+        exclude: Iterable[object] | None = None,
+        context: Mapping[str, Any] | None = None,
+        on_unknown_items: str = "skip",
+        on_cold_users: str = "popular",
+    ) -> pd.DataFrame:
+        """Recommend items.
+
+        Parameters
+        ----------
+        users : "all" or iterable of tokens
+            Known users; their whole histories are looked at, the last item too.
+        histories : instead of users
+            Lists of item tokens, oldest first; a mapping from user to such a list; or a DataFrame of
+            interactions with columns for user, item and perhaps timestamp (RecBole's names or common ones).
+            They are taken as they are: what is known of a user of that name is not added.
+        k : int
+            Items for each; fewer only where a request leaves fewer.
+        filter_seen : bool
+            Leave out what is in the history.
+        items, exclude : iterable of tokens
+            Recommend none but these; none of these.
+        context : mapping
+            ``{"time": …}``: when it is asked, one number for all, one for each request, or a mapping from
+            user to number; with ``memory_scope=past`` nothing newer is looked at. By default: now, after
+            everything that is remembered.
+        on_unknown_items : {"skip", "error"}
+            For items of histories, ``items`` and ``exclude`` that the model does not know.
+        on_cold_users : {"popular", "error"}
+            For those without a known item: the most popular items, without a score (NaN), or an error.
+
+        Returns
+        -------
+        DataFrame
+            ``user``, ``item``, ``score``, ``rank`` (from 1) and, where known, ``title``; users in the order
+            of the request. Equal scores are in the order of the items' ids.
+
+        Raises
+        ------
+        RequestError
+            For a request that cannot be answered, with the remedy.
+        """
+        asked = self.requests(
+            users, histories, context=context, on_unknown_items=on_unknown_items, on_cold_users=on_cold_users
+        )
+        chosen = self.selection(
+            k, filter_seen=filter_seen, items=items, exclude=exclude, on_unknown_items=on_unknown_items
+        )
+        return pd.concat(self.tables(asked, chosen), ignore_index=True)
+
+    def tables(self, requests: Requests, selection: Selection) -> Iterator[pd.DataFrame]:
+        """Yield what :meth:`recommend` returns in parts, so that no table of all users is held."""
+        with explain_memory_errors():
+            yield from recommendations(self.scorer, requests, self.items, self.popularity, selection)
+
+    def similar_items(
+        self, items: Iterable[object], k: int = 10, *, on_unknown_items: str = "error"
+    ) -> pd.DataFrame:
+        """Find the items whose vectors have the largest cosine with those of some items.
+
+        Returns
+        -------
+        DataFrame
+            ``item``, ``similar``, ``score``, ``rank`` and, where known, ``title`` (of the similar one).
+
+        Raises
+        ------
+        RequestError
+            If ``k`` is out of range, an item is unknown, or the model has no vectors of items.
+        """
+        ids, _ = self.items.require(items, "items", on_unknown_items)
+        return similar(self._vectors, self.items, ids[ids > 0], k)
+
+    @functools.cached_property
+    def _vectors(self) -> torch.Tensor:
+        return item_vectors(self)
+
+    def explain(
+        self,
+        history: Iterable[object] | None = None,
+        *,
+        user: object = None,
+        item: object = None,
+        filter_seen: bool = True,
+        owners: bool = False,
+        context: Mapping[str, Any] | None = None,
+        on_unknown_items: str = "skip",
+    ) -> Explanation:
+        """Tell where a recommendation comes from.
+
+        Parameters
+        ----------
+        history : iterable of tokens
+            Items, oldest first.
+        user : token, instead of a history
+            A known user. With a history: whose it is.
+        item : token
+            Which recommendation; by default the first.
+        owners : bool
+            Name the users whose memories were retrieved; otherwise they are numbered.
+        filter_seen, context, on_unknown_items
+            As in :meth:`recommend`.
+
+        Raises
+        ------
+        RequestError
+            If user, history or item is unknown or empty.
+        """
+        return explain(
+            self,
+            history,
+            user=user,
+            item=item,
+            filter_seen=filter_seen,
+            owners=owners,
+            context=context,
+            on_unknown_items=on_unknown_items,
+        )
+
+    def add(self, interactions: Any, *, on_unknown_items: str = "skip", save: bool = False) -> Added:
+        """Learn of new interactions without training: histories grow, and memories of them are made.
+
+        Parameters
+        ----------
+        interactions : DataFrame or iterable of (user, item, timestamp)
+            A DataFrame has columns for user, item and timestamp or position (in the user's history, from 0).
+            The same event again changes nothing. Events of a user are taken in the order of their times.
+        on_unknown_items : {"skip", "error"}
+            The model has no vector of an item that it was not trained with.
+        save : bool
+            Save the recommender, whole or not at all.
+
+        Returns
+        -------
+        Added
+            What became of the events.
+
+        Raises
+        ------
+        RequestError
+            If columns or values are missing or garbled; then nothing is added.
+        """
+        done = add_events(self, interactions, on_unknown_items)
+        if save:
+            self.save()
+        return done
+
+    def forget(self, user: object, *, save: bool = False) -> int:
+        """Erase a user: history, memories and name; returns how many memories that were.
+
+        What the model's weights learned from the user stays, and so do other files (the data set,
+        ``saved/``).
+
+        Raises
+        ------
+        RequestError
+            If the user is unknown.
+        """
+        removed = forget_user(self, user)
+        if save:
+            self.save()
+        return removed
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Write the recommender to a folder that appears whole; by default where it came from."""
+        target = self.folder if folder is None else Path(folder)
+        if target is None:
+            raise RecboleRaError("save: this recommender comes from no folder; name one")
+        save_recommender(self, target)
+        self.folder = target
+        return target

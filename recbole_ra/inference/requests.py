@@ -1,0 +1,210 @@
+"""Who is asked for: known users by token, or histories that are given, as rows over a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_ra.core.errors import RequestError
+from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, offsets_of
+from recbole_ra.inference.tokens import Items, Tokens, as_names, listed
+from recbole_ra.prepare.readers import guess_columns
+
+NOW = np.inf
+"""Time of a request whose time is not given: after everything that is remembered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Histories to recommend for.
+
+    Attributes
+    ----------
+    labels : object array, shape [R]
+        What tables say in the column ``user``.
+    histories : Prefixes
+        ``R`` whole sequences with their owners, 0 for nobody: each position is its length.
+    times : float64 array, shape [R]
+        When each is asked.
+    unknown_items : list of str
+        Items of the histories that were skipped.
+    """
+
+    labels: NDArray[Any]
+    histories: Prefixes
+    times: NDArray[np.float64]
+    unknown_items: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: IntArray | slice) -> Requests:
+        return Requests(self.labels[rows], self.histories[rows], self.times[rows], self.unknown_items)
+
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """Whether nothing is known of each, shape [R]."""
+        return self.histories.position == 0
+
+
+def of_users(
+    users: str | Iterable[object], names: Tokens, table: SequenceTable, max_length: int
+) -> tuple[NDArray[Any], Prefixes]:
+    """Look up known users, ``all`` or by token; an unknown one has an empty history.
+
+    Raises
+    ------
+    RequestError
+        If ``users`` is neither.
+    """
+    if isinstance(users, str) and users == "all":
+        ids = names.known()
+        labels = names.names[ids]
+    else:
+        labels = as_names(users)
+        ids = names.ids(labels)
+    return labels, Prefixes(table, ids, table.lengths[ids], max_length)
+
+
+def of_histories(
+    histories: Any, items: Items, users: Tokens, max_length: int, on_unknown_items: str
+) -> tuple[NDArray[Any], Prefixes, list[str]]:
+    """Read histories that are given: lists of items, a mapping from user to list, or a table.
+
+    A key that is a known user's token is that user: the user's own later memories stay hidden. Lists
+    belong to nobody; they are numbered.
+
+    Raises
+    ------
+    RequestError
+        If it is none of these, or an item is unknown and ``on_unknown_items`` is ``error``.
+    """
+    labels: NDArray[Any]
+    if isinstance(histories, pd.DataFrame):
+        labels, flat, lengths = _of_table(histories)
+    elif isinstance(histories, Mapping):
+        labels = as_names(histories)
+        flat, lengths = _of_lists(list(histories.values()))
+    elif isinstance(histories, str | bytes) or not isinstance(histories, Iterable):
+        raise RequestError(
+            "histories: must be lists of item tokens, a mapping from user to such a list, or a DataFrame"
+        )
+    else:
+        lists = list(histories)
+        if lists and all(isinstance(name, str) for name in lists):
+            raise RequestError(f"histories: is one list of items; write [{lists[:3]!r}] for one history")
+        labels = np.arange(len(lists))
+        flat, lengths = _of_lists(lists)
+    ids, unknown = items.require(flat, "histories", on_unknown_items)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    kept = ids > 0
+    lengths = np.bincount(row[kept], minlength=len(lengths))
+    owners = np.zeros(len(lengths), np.int64) if labels.dtype.kind == "i" else users.ids(labels)
+    table = SequenceTable.from_arrays(ids[kept], offsets_of(lengths), len(items), users=owners)
+    return labels, Prefixes(table, np.arange(len(lengths)), table.lengths, max_length), unknown
+
+
+def request_times(context: Mapping[str, Any] | None, labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Read when each request is asked: ``context["time"]``, one for all or one for each user.
+
+    Returns
+    -------
+    float64 array, shape [requests]
+        :data:`NOW` where it is not given.
+
+    Raises
+    ------
+    RequestError
+        For an unknown entry of the context, or a time that is no number.
+    """
+    given = dict(context or {})
+    time = given.pop("time", NOW)
+    if given:
+        raise RequestError(f"context: unknown entry '{next(iter(given))}'; there is only 'time'")
+    if isinstance(time, Mapping):
+        time = [time.get(label, NOW) for label in labels]
+    try:
+        times = np.broadcast_to(np.asarray(time, dtype=np.float64), len(labels))
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"context: time must be a number, one for each of the {len(labels)} requests, or a mapping "
+            "from user to number"
+        ) from error
+    if np.isnan(times).any():
+        raise RequestError("context: time must be a number, not NaN")
+    return times
+
+
+def interaction_columns(table: pd.DataFrame, what: str, needed: Iterable[str]) -> dict[str, str]:
+    """Find the columns of a table of interactions by their common names.
+
+    Raises
+    ------
+    RequestError
+        If one that is needed is missing.
+    """
+    header = [str(name) for name in table.columns]
+    found = {role: table.columns[header.index(name)] for role, name in guess_columns(header).items()}
+    for role in needed:
+        if role not in found:
+            raise RequestError(
+                f"{what}: no column '{role}'; there are {', '.join(header) or 'none'}; rename the one that "
+                "holds it"
+            )
+    return found
+
+
+def _of_table(table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.object_], IntArray]:
+    columns = interaction_columns(table, "histories", ("user_id", "item_id"))
+    codes, distinct = pd.factorize(as_names(table[columns["user_id"]]))
+    keys = [codes]
+    if "timestamp" in columns:
+        keys.insert(0, times_of(table[columns["timestamp"]], "histories"))
+    order = np.lexsort(keys)
+    order = order[codes[order] >= 0]  # rows without a user
+    lengths = np.bincount(codes[order], minlength=len(distinct))
+    return distinct, as_names(table[columns["item_id"]])[order], lengths
+
+
+def times_of(column: pd.Series, what: str) -> NDArray[np.float64]:
+    """Return times as numbers.
+
+    Raises
+    ------
+    RequestError
+        For the first that is none.
+    """
+    if column.dtype.kind == "M":
+        return column.to_numpy("datetime64[ns]").astype(np.int64) / 1e9
+    times = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(times))
+    if len(bad):
+        raise RequestError(
+            f"{what}: timestamp {column.iloc[bad[0]]!r} (row {bad[0]}) is no number; correct it"
+        )
+    return times
+
+
+def _of_lists(lists: list[Any]) -> tuple[NDArray[np.object_], IntArray]:
+    for place, one in enumerate(lists):
+        if isinstance(one, str | bytes) or not isinstance(one, Iterable):
+            raise RequestError(f"histories: entry {place} is {one!r}, must be a list of item tokens")
+    lists = [list(one) for one in lists]
+    lengths = np.array([len(one) for one in lists], dtype=np.int64)
+    return as_names(list(chain.from_iterable(lists))), lengths
+
+
+def refuse_cold(requests: Requests, on_cold_users: str) -> None:
+    """Raise RequestError for requests of which nothing is known, unless they get popular items."""
+    labels = [str(label) for label in requests.labels[requests.cold]]
+    if labels and on_cold_users == "error":
+        raise RequestError(
+            f"users: {listed(labels)} unknown or without a known item; give a history, or choose "
+            "on_cold_users=popular"
+        )

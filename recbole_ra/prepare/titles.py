@@ -1,0 +1,155 @@
+"""Titles of items: read from what a source has beside its interactions, kept in an atomic ``.item`` file."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.core.files import write_bytes
+from recbole_ra.data.atomic import check_readable
+from recbole_ra.prepare.readers import (
+    first_lines,
+    guess_columns,
+    is_parquet,
+    open_raw,
+    read_delimited,
+    read_header,
+)
+
+COLUMNS = ("title", "itemtitle", "movietitle", "productname", "itemname", "name")
+"""Names of columns with titles, best first, compared without case and punctuation."""
+
+
+def title_column(header: list[str]) -> str | None:
+    """Return the column of a header that holds titles, or None; RecBole's ``:type`` suffix is ignored."""
+    plain = {re.sub("[^a-z0-9]", "", name.split(":")[0].lower()): name for name in reversed(header)}
+    return next((plain[word] for word in COLUMNS if word in plain), None)
+
+
+def titles_beside(folder: Path, name: str, separator: str = "\t") -> dict[str, str]:
+    """Read the titles of a data set from its ``.item`` file, by item; none if there is no such file.
+
+    Raises
+    ------
+    DataError
+        If it is no text.
+    """
+    path = folder / f"{name}.item"
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{path}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
+    rows = csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE)
+    header = next(rows, [])
+    column = title_column(header)
+    ids = [place for place, cell in enumerate(header) if cell.split(":")[0] == "item_id"]
+    if column is None or not ids:
+        return {}
+    item, title = ids[0], header.index(column)
+    return {
+        row[item]: row[title].strip() for row in rows if len(row) > max(item, title) and row[title].strip()
+    }
+
+
+def read_titles(source: Path) -> dict[str, str]:
+    """Read titles from a file, by item.
+
+    Parameters
+    ----------
+    source : Path
+        Amazon's metadata (one object a line, as JSON or, in the release of 2014, as Python writes it), or
+        a CSV, TSV, Parquet or ``.item`` file with columns for item and title.
+
+    Raises
+    ------
+    DataError
+        If it holds none.
+    """
+    check_readable(source)
+    if not is_parquet(source):
+        lines = first_lines(source, 1)
+        if lines and lines[0].lstrip().startswith("{"):
+            return _titles_of_objects(source)
+    header = parquet.read_schema(source).names if is_parquet(source) else read_header(source)[1]
+    item = guess_columns(header).get("item_id")
+    if item is None or title_column(header) is None:
+        raise DataError(
+            f"{source}: no columns for item and title; there are {', '.join(header)}; rename them item_id "
+            "and title"
+        )
+    return titles_of_table(source, item)
+
+
+def titles_of_table(source: Path, item: str) -> dict[str, str]:
+    """Read the titles of a table by its column of items; none if no column has a common name for titles."""
+    if is_parquet(source):
+        title = title_column(parquet.read_schema(source).names)
+        table = None if title is None else parquet.read_table(source, columns=[item, title])
+    else:
+        separator, header = read_header(source)
+        title = title_column(header)
+        table = (
+            None if title is None else read_delimited(source, separator, header, [item, title], header=True)
+        )
+    if table is None or title == item:
+        return {}
+    pairs = pa.table(
+        {name: table[column].cast(pa.string()) for name, column in (("item", item), ("title", title))}
+    )
+    pairs = pairs.filter(
+        compute.greater(compute.utf8_length(compute.utf8_trim_whitespace(pairs["title"])), 0)
+    )
+    first = pairs.group_by("item", use_threads=False).aggregate([("title", "first")])
+    found = zip(first["item"].to_pylist(), first["title_first"].to_pylist(), strict=True)
+    return {name: text.strip() for name, text in found if name}
+
+
+def write_titles(path: Path, items: Iterable[str], titles: Mapping[str, str]) -> int:
+    """Write the titles of some items as an atomic file; returns how many there are.
+
+    Line breaks and tabs become spaces, double quotes single ones: RecBole reads neither.
+    """
+    known = {item: " ".join(titles[item].replace('"', "'").split()) for item in items if item in titles}
+    lines = ["item_id:token\ttitle:token", *(f"{item}\t{title}" for item, title in known.items() if title)]
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    return len(lines) - 1
+
+
+def _titles_of_objects(source: Path) -> dict[str, str]:
+    found = {}
+    with open_raw(source) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            entry = _object(source, number, line)
+            item = entry.get("parent_asin") or entry.get("asin") or entry.get("item_id")
+            title = entry.get("title")
+            if item is not None and isinstance(title, str) and title.strip():
+                found[str(item)] = title.strip()
+    return found
+
+
+def _object(source: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode()
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            entry = ast.literal_eval(text)  # plain values only; nothing is executed
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as fault:
+        raise DataError(f"{source}, line {number}: is no object {{…}}; correct or remove it") from fault
+    if not isinstance(entry, dict):
+        raise DataError(f"{source}, line {number}: is no object {{…}}; correct or remove it")
+    return entry

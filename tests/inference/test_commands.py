@@ -1,0 +1,172 @@
+"""The commands that use a run: readable tables, files by their ending, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import recbole_ra
+from recbole_ra.cli import main
+
+
+@pytest.fixture
+def run(trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, and ``runs/latest`` in the working directory that names it."""
+    monkeypatch.chdir(tmp_path)
+    copy = Path(shutil.copytree(trained("RaSASRec").folder, tmp_path / "runs" / "one"))
+    (tmp_path / "runs" / "latest").symlink_to("one")
+    return copy
+
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Runs a command; returns its exit code and what it printed to standard output and error."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        code = main(list(words))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_a_table_for_few_users(run: Path, said: Said) -> None:
+    code, out, err = said("recommend", "--users=u1,u2,nobody", "--k=3")
+    assert code == 0
+    table = recbole_ra.load(run).recommend(["u1", "u2"], k=3)
+    for row in table.itertuples():
+        assert f"│ {row.user:6s} │ {row.item}" in out
+        assert f"{row.score:.4f}" in out
+    assert "Film" in out
+    assert "popular items for users of whom nothing is known: 'nobody' is cold" in err
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl"])
+def test_a_file_of_all_users(ending: str, run: Path, said: Said) -> None:
+    code, out, _ = said("recommend", str(run), "--users=all", "--k=4", f"--out=found/recs.{ending}")
+    assert code == 0
+    assert out.startswith(f"found/recs.{ending}: 40 users, ")
+    path = Path("found") / f"recs.{ending}"
+    read: dict[str, Callable[[Path], pd.DataFrame]] = {
+        "csv": pd.read_csv,
+        "tsv": lambda path: pd.read_csv(path, sep="\t"),
+        "parquet": pd.read_parquet,
+        "jsonl": lambda path: pd.read_json(path, lines=True),
+    }
+    expected = recbole_ra.load(run).recommend("all", k=4)
+    found = read[ending](path)
+    assert list(found.columns) == ["user", "item", "score", "rank", "title"]
+    assert found[["user", "item", "rank"]].equals(expected[["user", "item", "rank"]])
+    assert found["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), abs=1e-5)
+    assert [path.name for path in Path("found").iterdir()] == [f"recs.{ending}"]
+
+
+def test_files_of_tokens_and_histories(run: Path, said: Said) -> None:
+    Path("users.txt").write_text("u3\n\nu4\n")
+    Path("allowed.txt").write_text("i1\ni2\ni3\n")
+    code, _, _ = said(
+        "recommend", "--users=users.txt", "--items=allowed.txt", "--filter_seen=false", "--exclude=i2",
+        "--k=2", "--out=recs.csv",
+    )  # fmt: skip
+    assert code == 0
+    found = pd.read_csv("recs.csv")
+    assert found["user"].tolist() == ["u3", "u3", "u4", "u4"]
+    assert set(found["item"]) == {"i1", "i3"}
+
+    Path("given.csv").write_text("user,item\na,i1\na,i2\nb,i5\na,zz\n")
+    code, _, err = said("recommend", "--histories=given.csv", "--k=2", "--out=recs.jsonl")
+    assert code == 0
+    assert "skipped in histories: 'zz' is unknown" in err
+    lines = [json.loads(line) for line in Path("recs.jsonl").read_text().splitlines()]
+    expected = recbole_ra.load(run).recommend(histories={"a": ["i1", "i2"], "b": ["i5"]}, k=2)
+    assert [(line["user"], line["item"]) for line in lines] == list(
+        zip(expected["user"], expected["item"], strict=True)
+    )
+    assert said("recommend", "--history=i1,i2", "--k=1")[0] == 0
+
+
+def test_explain_shows_the_memories(run: Path, said: Said) -> None:
+    code, out, _ = said("explain", "--history=i1,i2", "--item=i5")
+    assert code == 0
+    assert out.startswith("i5 (Film 5): rank ")
+    assert "without memories rank " in out
+    assert "similarity" in out
+    assert "user 1" in out
+    assert said("explain", "--user=u1", "--owners")[0] == 0
+
+
+def test_added_events_stay_and_forgotten_users_go(run: Path, said: Said) -> None:
+    Path("events.csv").write_text("user_id,item_id,timestamp\nnewbie,i1,5\nnewbie,i2,6\nu1,i3,1000000\n")
+    assert said("add", "events.csv") == (
+        0,
+        "interactions: 3 new, 0 known before; users: 1 new; memories: 2 new\n",
+        "",
+    )
+    code, out, _ = said("add", str(run), "events.csv")
+    assert (code, out.split("; ")[0]) == (0, "interactions: 0 new, 3 known before")
+    assert "newbie" in recbole_ra.load(run).users
+    code, out, _ = said("forget", "newbie")
+    assert code == 0
+    assert out.startswith("forgotten: newbie, with history and memories (1);")
+    assert "newbie" not in recbole_ra.load(run).users
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["recommend", "nowhere", "--users=all"], "nowhere: no such run folder; train a model first"),
+        (["recommend", "--users=all", "--k=0"], "k=0: must be a whole number from 1 on"),
+        (["recommend", "--users=all", "--k=99"], "k=99: there are only 25 items"),
+        (["recommend", "--users=all", "--out=recs.xls"], "its ending must be one of .csv, .tsv, .parquet"),
+        (["recommend", "--users=none.txt"], "none.txt: no such file"),
+        (["recommend", "--users=,"], "holds no token"),
+        (["recommend", "--users=zz", "--on_cold_users=error"], "'zz' is unknown or without a known item"),
+        (["recommend", "--users=u1", "--items=zz"], "leave no item to recommend"),
+        (["recommend", "--history=i1,zz", "--on_unknown_items=error"], "'zz' is not among the 25 items"),
+        (["recommend", "--histories=none.csv"], "none.csv: no such file"),
+        (["recommend", "--histories=wrong.csv"], "cannot tell what kind of file it is"),
+        (["explain"], "give a history or a user"),
+        (["explain", "--user=u99"], "'u99' is not among the users of this recommender; did you mean 'u9'?"),
+        (["explain", "--history=i1", "--item=zz"], "item: 'zz' is not among the 25 items"),
+        (["add", "none.csv"], "none.csv: no such file"),
+        (["add", "wrong.csv"], "cannot tell what kind of file it is"),
+        (["add", "untimed.csv"], "no column has a common name for timestamp"),
+        (["forget", "zz"], "'zz' is not among the users of this recommender"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line(words: list[str], line: str, run: Path, said: Said) -> None:
+    Path("wrong.csv").write_text("colour,size\nred,3\n")
+    Path("untimed.csv").write_text("user_id,item_id\nu1,i3\n")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, out, err = said(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("recbole-ra: ")
+    assert line in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "words", [["recommend"], ["recommend", "--users=u1", "--filter_seen=no"], ["forget"]]
+)
+def test_argparse_refuses_with_the_same_code(words: list[str], run: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["recommend", "explain", "add", "forget"])
+def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    assert f"recbole-ra {name}" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recbole_ra
+from recbole_ra.core.errors import RequestError
+from recbole_ra.retrieval.memory import MemoryBank
+
+RETRIEVAL = ("RaSASRec", "RaGRU4Rec")
+
+
+@pytest.mark.parametrize("model", ["SASRec", "RaSASRec", "GRU4Rec", "RaGRU4Rec"])
+def test_score_and_rank_are_those_of_the_recommendation(model: str, trained: Callable[[str], Any]) -> None:
+    recommender = trained(model).load()
+    table = recommender.recommend(["u4"], k=6)
+    for row in table.itertuples():
+        found = recommender.explain(user="u4", item=row.item)
+        assert (found.user, found.item, found.title, found.rank) == ("u4", row.item, row.title, row.rank)
+        assert found.score == pytest.approx(row.score, abs=1e-6)
+    assert recommender.explain(user="u4").item == table["item"].iloc[0]
+
+
+@pytest.mark.parametrize("model", RETRIEVAL)
+def test_without_memories_it_is_the_backbone(model: str, trained: Callable[[str], Any]) -> None:
+    recommender = trained(model).load()
+    history = ["i3", "i4", "i9"]
+    interaction = recommender.scorer.interaction(recommender.requests(histories=[history]))
+    alone = recommender.memory.base.full_sort_predict(interaction)[0].detach().numpy()
+    for item in ("i0", "i5", "i11"):
+        found = recommender.explain(history, item=item)
+        assert found.score_without == pytest.approx(alone[recommender.items.ids([item])[0]], abs=1e-5)
+
+
+@pytest.mark.parametrize("model", RETRIEVAL)
+def test_the_memories_are_the_most_similar_ones(model: str, trained: Callable[[str], Any]) -> None:
+    recommender = trained(model).load()
+    bank, memory = recommender.memory.bank, recommender.memory
+    state = (
+        memory.base.represent(recommender.scorer.interaction(recommender.requests(histories=[["i3", "i4"]])))[
+            0
+        ]
+        .detach()
+        .numpy()
+    )
+    cosines = bank.keys @ state / np.linalg.norm(bank.keys, axis=1) / np.linalg.norm(state)
+    table = recommender.explain(["i3", "i4"]).memories
+    np.testing.assert_allclose(table["similarity"], np.sort(cosines)[::-1][:5], atol=1e-5)
+    assert table["attention"].sum() == pytest.approx(1, abs=1e-5)
+    assert (table["attention"] > 0).all()
+    top = np.argsort(-cosines, kind="stable")[0]
+    assert table["item"].iloc[0] == recommender.items.names[bank.values[top]]
+
+
+def test_an_effect_is_what_the_score_lacks_without_the_memory(recommender: recbole_ra.Recommender) -> None:
+    history = ["i3", "i4"]
+    before = recommender.explain(history, item="i9", owners=True)
+    bank = recommender.memory.bank
+    ids = (
+        recommender.memory.query(recommender.scorer.interaction(recommender.requests(histories=[history])))
+        .ids[0]
+        .numpy()
+    )
+    keep = np.isin(np.arange(len(bank)), ids[[0, 1, 3, 4]])
+    columns = {name: getattr(bank, name)[keep] for name in ("keys", "values", "users", "lengths", "times")}
+    recommender.memory.set_bank(MemoryBank.build(**columns, index_kind="Flat", seed=0))
+    recommender.memory.n_neighbors = 4
+    after = recommender.explain(history, item="i9")
+    assert before.memories["effect"].iloc[2] == pytest.approx(before.score - after.score, abs=1e-6)
+
+
+def test_owners_are_numbers_unless_asked_for(recommender: recbole_ra.Recommender) -> None:
+    plain, named = (recommender.explain(["i3", "i4"], owners=owners) for owners in (False, True))
+    assert not set(plain.memories["owner"]) & set(recommender.users.names)
+    assert set(named.memories["owner"]) <= set(recommender.users.names)
+    numbers = {name: f"user {place}" for place, name in enumerate(dict.fromkeys(named.memories["owner"]), 1)}
+    assert plain.memories["owner"].tolist() == [numbers[name] for name in named.memories["owner"]]
+    assert plain.n_owners == named.n_owners == len(numbers)
+    assert not any(str(name) in str(plain).split() for name in named.memories["owner"])
+
+
+def test_patterns_and_own_memories_are_called_so(recommender: recbole_ra.Recommender) -> None:
+    bank = recommender.memory.bank
+    users = bank.users.copy()
+    users[::2] = -1
+    recommender.memory.set_bank(dataclasses.replace(bank, users=users))
+    owners = recommender.explain(user="u4").memories["owner"]
+    assert "pattern" in set(owners)
+    recommender.add([("me", f"i{time % 3}", time) for time in range(12)])
+    assert "own" in set(recommender.explain(user="me").memories["owner"])
+
+
+def test_a_model_without_memories_says_so(trained: Callable[[str], Any]) -> None:
+    found = trained("SASRec").load().explain(["i1"])
+    assert found.memories.empty
+    assert list(found.memories.columns) == ["item", "title", "similarity", "attention", "effect", "owner"]
+    assert found.rank_without is None
+    assert "SASRec remembers nothing" in str(found)
+
+
+def test_it_is_plain_values(recommender: recbole_ra.Recommender) -> None:
+    plain = json.loads(json.dumps(recommender.explain(["i1", "i2"]).to_dict(), allow_nan=False))
+    assert len(plain["memories"]) == 5
+    assert plain["memories"][0].keys() == {"item", "title", "similarity", "attention", "effect", "owner"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "give a history or a user"),
+        ({"user": "u99"}, "'u99' is not among the users"),
+        ({"history": []}, "unknown or without a known item"),
+        ({"history": ["x"]}, "unknown or without a known item"),
+        ({"history": ["i1"], "item": "x"}, "item: 'x' is not among the 25 items"),
+        ({"history": "i1"}, "must be a list of tokens"),
+        ({"history": [f"i{i}" for i in range(25)]}, "holds every item"),
+    ],
+)
+def test_bad_questions(asked: dict[str, Any], said: str, recommender: recbole_ra.Recommender) -> None:
+    with pytest.raises(RequestError, match=said):
+        recommender.explain(**asked)

@@ -1,0 +1,89 @@
+"""Titles of items come with the data, whatever form they have."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.prepare.interactions import prepare
+from recbole_ra.prepare.titles import read_titles, titles_beside
+
+EXPECTED = {"B1": "Soap, 2 pieces", "B2": "It's a 'towel'"}
+ROWS = [("B1", "Soap, 2 pieces"), ("B2", 'It\'s a "towel"'), ("B3", None)]
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    path = tmp_path / "ratings.csv"
+    path.write_text(
+        "user,item,time\n" + "".join(f"u{u},B{i},{u + i}\n" for u in range(4) for i in range(1, 4))
+    )
+    return path
+
+
+def write(form: str, folder: Path) -> Path:
+    path = folder / form
+    frame = pd.DataFrame(ROWS, columns=["item_id", "title"])
+    objects = [{"asin": item, "title": title, "price": 3.5} for item, title in ROWS]
+    match form:
+        case "meta.json.gz":
+            path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in objects).encode()))
+        case "meta2014.json":
+            path.write_text("".join(f"{line!r}\n" for line in objects))
+        case "meta2023.jsonl":
+            lines = [{"parent_asin": line["asin"], "title": line["title"]} for line in objects]
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        case "items.csv":
+            frame.to_csv(path, index=False)
+        case "items.tsv":
+            frame.rename(columns={"title": "productName"}).to_csv(path, index=False, sep="\t")
+        case "items.parquet":
+            frame.to_parquet(path)
+        case "films.item":
+            path.write_text("item_id:token\tmovie_title:token_seq\nB1\tSoap, 2 pieces\nB2\tIt's a 'towel'\n")
+    return path
+
+
+FORMS = "meta.json.gz meta2014.json meta2023.jsonl items.csv items.tsv items.parquet films.item".split()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prepare_keeps_them_beside_the_interactions(form: str, ratings: Path, tmp_path: Path) -> None:
+    made = prepare(ratings, "shop", tmp_path / "out", titles=write(form, tmp_path))
+    assert "titles of 2 of 3 items" in made.notes
+    assert titles_beside(made.path.parent, "shop") == EXPECTED
+
+
+def test_a_table_that_has_titles_needs_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "views.csv"
+    path.write_text("user,movieId,time,title\na,7,1,Heat\na,8,2,\nb,7,3,Heat\nb,8,4,Ran\n")
+    made = prepare(path, "films", tmp_path / "out")
+    assert titles_beside(made.path.parent, "films") == {"7": "Heat", "8": "Ran"}
+
+
+def test_without_titles_there_is_no_item_file(ratings: Path, tmp_path: Path) -> None:
+    made = prepare(ratings, "shop", tmp_path / "out")
+    assert not made.path.with_suffix(".item").exists()
+    assert titles_beside(made.path.parent, "shop") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "no columns for item and title; there are a, b"),
+        ('{"asin": "B1", "title": "x"}\n{broken\n', "line 2: is no object"),
+        ('{"asin": "B1"}\n[1]\n', "line 2: is no object"),
+        ("{'asin': open('x')}\n", "line 1: is no object"),
+        ("", "empty"),
+    ],
+)
+def test_a_file_without_titles_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "titles"
+    path.write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_titles(path)
