@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 from hostile.nursery import Ended, Nursery
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
-ROWS = [f"u{user}\ti{(user * user + step * (1 + user % 3)) % 20}\t{step}" for user in range(30) for step in range(6)]
+ROWS = [
+    f"u{user}\ti{(user * user + step * (1 + user % 3)) % 20}\t{step}"
+    for user in range(30)
+    for step in range(6)
+]
 GOOD = "\n".join([HEADER, *ROWS]) + "\n"
 
 QUICK = (
@@ -53,7 +57,7 @@ class Case(NamedTuple):
     make : callable
         Sets the surroundings up in the working directory, which holds ``dataset/shop``.
     late : bool
-        Whether stages may have been made before the mistake was noticed.
+        Whether the mistake is noticed while stages are made: those are kept, to be resumed.
     """
 
     kind: str
@@ -90,7 +94,7 @@ class Arena:
         before = self.files()
         ended = self.run(case.words)
         judge(ended, case.code, case.line)
-        self.judge_files(before, new=case.code == 0 or case.late)
+        self.judge_files(before, new=case.code == 0 or case.late, unfinished=case.late)
         return ended
 
     def judge_files(self, before: dict[str, str], *, new: bool, unfinished: bool = False) -> None:
@@ -122,7 +126,9 @@ def result_of(folder: Path) -> dict[str, Any]:
     """Everything that the last run measured or made, without times and places."""
     (*_, last) = sorted(folder.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     whole = json.loads(last.read_text())
-    return {name: whole[name] for name in ("test", "valid", "backbone_test", "memory", "regeneration", "data")}
+    return {
+        name: whole[name] for name in ("test", "valid", "backbone_test", "memory", "regeneration", "data")
+    }
 
 
 def snapshot(folder: Path) -> dict[str, str]:
