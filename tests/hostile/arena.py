@@ -126,9 +126,14 @@ def result_of(folder: Path) -> dict[str, Any]:
     """Everything that the last run measured or made, without times and places."""
     (*_, last) = sorted(folder.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     whole = json.loads(last.read_text())
-    return {
-        name: whole[name] for name in ("test", "valid", "backbone_test", "memory", "regeneration", "data")
-    }
+    return untimed({name: whole[name] for name in whole.keys() - {"settings", "versions", "reused", "folder"}})
+
+
+def untimed(content: Any) -> Any:
+    """Leave out how long things took."""
+    if isinstance(content, dict):
+        return {name: untimed(value) for name, value in content.items() if name != "seconds"}
+    return [untimed(value) for value in content] if isinstance(content, list) else content
 
 
 def snapshot(folder: Path) -> dict[str, str]:
