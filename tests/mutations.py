@@ -105,6 +105,20 @@ MUTATIONS = (
         'if stage not in about.shapes or name == "gamma":',
         "tests/settings/test_stages.py",
     ),
+    Mutation(
+        "the average depends on the initial weights, and no stage has another version",
+        "training/average.py",
+        "(1 - self.decay) / (1 - self.decay**self.steps)",
+        "1 - min(self.decay, self.steps / (self.steps + 10))",
+        "tests/pipeline/test_golden.py",
+    ),
+    Mutation(
+        "mined patterns need more support, and no stage has another version",
+        "regeneration/mining.py",
+        "keep = support >= min_support",
+        "keep = support > min_support",
+        "tests/pipeline/test_golden.py",
+    ),
 )
 
 

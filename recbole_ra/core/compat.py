@@ -41,6 +41,8 @@ def silence_known_warnings() -> None:
     warnings.filterwarnings("ignore", message=r".*GradScaler.*", category=FutureWarning)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\..*")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"recbole\..*")
+    # Of torch under NumPy 2, wherever NumPy is given a tensor.
+    warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
 
 
 restore_numpy_aliases()

@@ -74,6 +74,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_folder(source: Path, path: Path) -> None:
+    """Copy a folder to where nothing is yet; an incomplete copy is removed."""
+    with whole_folder(path) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+
+
 def replace_folder(source: Path, path: Path) -> None:
     """Rename a finished folder; one that has the name is put back on failure and else deleted."""
     old = _sibling(path, "old")

@@ -16,7 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import DataError, nearest
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.data.atomic import check_atomic_file, is_there
 from recbole_ra.data.table import Prefixes, SequenceTable, gather_windows
@@ -70,6 +70,20 @@ class CompactDataset(SequentialDataset):
         file = folder / f"{token}.inter"
         check_atomic_file(file, required=required, separator=self.config["field_separator"])
         super()._load_data(token, dataset_path)
+
+    def _load_feat(self, filepath: str, source: Any) -> Any:
+        """Read a file; a column that the user names and RecBole would silently miss is an error."""
+        feat = super()._load_feat(filepath, source)
+        given = self.config.chosen.get("load_col") or {}
+        named = given.get(source.value if isinstance(source, FeatureSource) else source)
+        there = [] if feat is None else list(feat)
+        for column in named if isinstance(named, list) else []:
+            if column not in there:
+                raise DataError(
+                    f"{filepath}: load_col names the column {column!r}, which is not there"
+                    f"{nearest(str(column), there)}"
+                )
+        return feat
 
     def _try_download(self, folder: Path) -> None:
         try:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.dataset import Fields
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 
 
 class _LastProduct(TorchFunctionMode):
@@ -31,7 +31,7 @@ class _LastProduct(TorchFunctionMode):
         return result
 
 
-class RecBoleRecommender(Recommender):
+class RecBoleRecommender(SequentialModel):
     """A sequential model of RecBole's whose state and item table are observed, not known.
 
     RecBole's models end ``full_sort_predict`` in a product of a state with an item table, but each

@@ -16,7 +16,7 @@ from recbole_ra.data.dataset import Fields
 from recbole_ra.models.backbone import Backbone
 
 
-class Recommender(AbstractRecommender):
+class SequentialModel(AbstractRecommender):
     """Base: everything that follows from a state and an item table."""
 
     fields: Fields
@@ -52,7 +52,7 @@ class Recommender(AbstractRecommender):
         return scores if self.item_bias is None else scores + self.item_bias[items]
 
 
-class BackboneRecommender(Recommender):
+class BackboneRecommender(SequentialModel):
     """A backbone of ours behind RecBole's interface."""
 
     @property

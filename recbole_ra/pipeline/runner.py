@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_ra.core import console
 from recbole_ra.core.errors import DataError, SettingsError, explain_memory_errors
-from recbole_ra.core.files import make_folder
+from recbole_ra.core.files import copy_folder, make_folder
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
 from recbole_ra.data.dataset import Splits
@@ -28,6 +28,7 @@ from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import Backbone, backbone_stage
 from recbole_ra.training.evaluation import RankingEvaluator
 from recbole_ra.training.run import Run
+from recbole_ra.training.trainer import TENSORBOARD
 
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
@@ -226,6 +227,9 @@ def _finish(
         regeneration={} if regenerated is None else regenerated.facts(config),
     )
     folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
+    for stage, made in state.folders.items():
+        if (made / TENSORBOARD).is_dir():
+            copy_folder(made / TENSORBOARD, folder / TENSORBOARD / stage)
     result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
     if regenerated is not None:
         regenerated.save_pictures(folder)

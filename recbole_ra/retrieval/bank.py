@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Queries, check_enough
@@ -23,7 +23,9 @@ from recbole_ra.training.loaders import cut_rows
 from recbole_ra.training.run import Run
 
 
-def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray | None = None) -> torch.Tensor:
+def encode_rows(
+    run: Run, recommender: SequentialModel, split: Any, rows: IntArray | None = None
+) -> torch.Tensor:
     """Encode a split's rows, all or those named, shape [rows, D], on the CPU."""
     recommender.eval()
     size = run.config["eval_batch_size"]
@@ -42,7 +44,7 @@ def encode_rows(run: Run, recommender: Recommender, split: Any, rows: IntArray |
 
 
 @torch.no_grad()
-def encode_block(shared: tuple[Recommender, Any, Fields, torch.device], rows: IntArray) -> torch.Tensor:
+def encode_block(shared: tuple[SequentialModel, Any, Fields, torch.device], rows: IntArray) -> torch.Tensor:
     """Encode some rows, shape [len(rows), D], on the CPU."""
     recommender, split, fields, device = shared
     interaction = cut_rows(split, rows, fields, trim=recommender.trims).to(device)
@@ -65,7 +67,7 @@ class Memory:
     train_states: torch.Tensor
 
 
-def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recommender) -> Memory:
+def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: SequentialModel) -> Memory:
     """Encode the training rows and build the memory bank, or reuse both."""
     config, started = run.config, perf_counter()
     after = {"backbone": backbone.key}
@@ -91,7 +93,7 @@ def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recomme
     return Memory(bank, artifact.key, states)
 
 
-def build_bank(run: Run, mined: MinedPatterns, base: Recommender, states: torch.Tensor) -> MemoryBank:
+def build_bank(run: Run, mined: MinedPatterns, base: SequentialModel, states: torch.Tensor) -> MemoryBank:
     """Build memories from every training row, from mined patterns, or from both."""
     config = run.config
     parts: list[dict[str, Any]] = []
@@ -119,7 +121,7 @@ def regenerated_of(run: Run) -> RegeneratedDataset:
     return run.regenerated
 
 
-def regenerated_memories(run: Run, base: Recommender) -> dict[str, Any]:
+def regenerated_memories(run: Run, base: SequentialModel) -> dict[str, Any]:
     """Make memories of every regenerated row; a repeated original is remembered once.
 
     A decoded row may hold any item of its source, so to its owner it is as late as the owner's last
@@ -138,7 +140,7 @@ def regenerated_memories(run: Run, base: Recommender) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def pattern_memories(run: Run, patterns: SequenceTable, base: Recommender) -> dict[str, Any]:
+def pattern_memories(run: Run, patterns: SequenceTable, base: SequentialModel) -> dict[str, Any]:
     """Make an unowned memory (pattern[:-1] → pattern[-1]) of every mined pattern (METHOD 4)."""
     rows = Prefixes(
         patterns, np.arange(len(patterns)), patterns.lengths - 1, run.config["MAX_ITEM_LIST_LENGTH"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.table import IntArray
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
 from recbole_ra.retrieval.fusion import Fusion
@@ -38,7 +38,9 @@ class Raft:
     trainer: RaTrainer
 
 
-def raft_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Recommender, memory: Memory) -> Raft:
+def raft_stage(
+    run: Run, mined: MinedPatterns, backbone: Backbone, base: SequentialModel, memory: Memory
+) -> Raft:
     """Fine-tune the retrieval-augmented module, or reuse one."""
     config, started = run.config, perf_counter()
     seed_everything(config)

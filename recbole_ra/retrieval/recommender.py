@@ -13,7 +13,7 @@ from recbole_ra.core.seeding import stream
 from recbole_ra.data.batching import Movable
 from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.models.losses import next_item_loss
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
@@ -58,7 +58,7 @@ class RaftBatch(Movable):
     targets: Tensor
 
 
-class RetrievalRecommender(Recommender):
+class RetrievalRecommender(SequentialModel):
     """``h~ = alpha h + (1 - alpha) RAM(h, memories)`` over any recommender (METHOD 5).
 
     A query is either a RecBole ``Interaction`` (the state is encoded and its neighbours are
@@ -66,7 +66,7 @@ class RetrievalRecommender(Recommender):
 
     Parameters
     ----------
-    base : Recommender
+    base : SequentialModel
         The backbone; frozen unless ``finetune_all``.
     fusion : Fusion
     bank : MemoryBank
@@ -81,7 +81,7 @@ class RetrievalRecommender(Recommender):
 
     def __init__(
         self,
-        base: Recommender,
+        base: SequentialModel,
         fusion: Fusion,
         bank: MemoryBank,
         *,

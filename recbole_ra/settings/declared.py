@@ -66,7 +66,7 @@ class RegenerationSettings:
         "original+pattern+regenerated", "rows of which origin train, joined by +", shapes="rows"
     )
     original_copies: int = setting(
-        1, "copies of each original row in the training data", low=1, shapes="rows", expert=True
+        1, "copies of each original row in the training data", low=1, high=1000, shapes="rows", expert=True
     )
     variant: str = setting(
         "paper",

@@ -105,6 +105,17 @@ RECBOLE = {
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
 CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
+MAPPINGS = {
+    "load_col": "{inter: [user_id, item_id, timestamp]}",
+    "unload_col": "{inter: [rating]}",
+    "unused_col": "{inter: [timestamp]}",
+    "val_interval": "{rating: '[3,inf)'}",
+    "threshold": "{rating: 4}",
+    "seq_len": "{categories: 10}",
+    "preload_weight": "{ent_id: ent_emb}",
+}
+"""Settings that are mappings, each with an example."""
+
 STATES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 IGNORED = {
     "nproc": ": --workers trains in several processes",
@@ -162,6 +173,10 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
         yield f"gpu_id={final['gpu_id']!r} must be numbers of GPUs such as 0 or 0,1"
     if final.get("log_wandb") and find_spec("wandb") is None:
         yield "log_wandb=True needs the package wandb: pip install wandb"
+    for key, example in MAPPINGS.items():
+        value = final.get(key)
+        if value is not None and not isinstance(value, dict):
+            yield f"{key}={value!r} must be a mapping such as {example}"
     yield from _intervals(final)
     yield from _splits(final["eval_args"], defaults["eval_args"])
     yield from _columns(final)
@@ -176,7 +191,8 @@ def _intervals(final: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={value!r} must be an interval such as '[5,inf)', or several with ';' between them"
     by_value = final.get("val_interval")
     for field, value in (by_value if isinstance(by_value, dict) else {}).items():
-        if isinstance(value, str) and not all(_is_interval(part) for part in value.split(";")):
+        intervals = isinstance(value, str) and all(_is_interval(part) for part in value.split(";"))
+        if not intervals and not (isinstance(value, list) and value):
             yield f"val_interval of {field}: {value!r} must be an interval such as '[3,inf)' or a list"
 
 
@@ -219,11 +235,13 @@ def _splits(args: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
 
 def _columns(final: Mapping[str, Any]) -> Iterator[str]:
     columns = final.get("load_col")
-    if columns is None:
+    if not isinstance(columns, dict):
         return
     needed = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
-    named = columns.get("inter") if isinstance(columns, dict) else None
-    if named != "*" and not (isinstance(named, list) and set(needed) <= set(named)):
+    named = columns.get("inter")
+    if isinstance(final.get("unload_col"), dict):
+        yield "unload_col and load_col exclude each other; --load_col= (empty) reads all columns but those"
+    elif named != "*" and not (isinstance(named, list) and set(needed) <= set(named)):
         yield f"load_col={columns!r} must name the columns {', '.join(map(str, needed))} of inter"
 
 

@@ -34,15 +34,15 @@ class Stage:
 
 STAGES = {
     "patterns": Stage(stored=False),  # mined anew in each run: faster than reading them
-    "teacher": Stage(),
+    "teacher": Stage(version=3),
     "regenerator": Stage(after=("patterns", "teacher")),
     "decoded": Stage(after=("regenerator", "teacher")),
     "rows": Stage(
         after=("patterns", "decoded"), stored=False
     ),  # the training rows; their key is the digest of the rows
-    "backbone": Stage(after=("rows",), sees_held_out=True),
+    "backbone": Stage(after=("rows",), version=3, sees_held_out=True),
     "bank": Stage(after=("patterns", "rows", "backbone"), sees_held_out=True),
-    "raft": Stage(after=("backbone", "bank"), sees_held_out=True),
+    "raft": Stage(after=("backbone", "bank"), version=3, sees_held_out=True),
     "test_bank": Stage(after=("bank",), sees_held_out=True, stored=False),  # what the test retrieves from
 }
 """All stages, in the order in which they run."""

@@ -1,7 +1,8 @@
 """A running average of weights: what dropout and small batches shake is evened out.
 
-Polyak averaging with an exponential window, as in Tarvainen & Valpola (2017). The average is what
-is validated and kept; the optimiser goes on with the weights themselves.
+Polyak averaging with an exponential window, as in Tarvainen & Valpola (2017), corrected for its start as
+Adam's moments are (Kingma & Ba, 2015, section 3). The average is what is validated and kept; the optimiser
+goes on with the weights themselves.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average of the trainable parameters of a model.
 
+    After ``t`` steps it is ``sum_i decay^(t - i) w_i / sum_i decay^(t - i)`` over the weights ``w_1 .. w_t``:
+    the random initialisation has no part in it, whatever the decay.
+
     Parameters
     ----------
     model : nn.Module
     decay : float in [0, 1)
-        Weight of the past at each step; the first steps forget faster, so that the random
-        initialisation has no part in the average.
+        Weight of the past at each step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -35,8 +38,8 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights after one step of the optimiser."""
         self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 10))
-        torch._foreach_lerp_(list(self._mean.values()), list(self._live.values()), 1 - decay)
+        share = (1 - self.decay) / (1 - self.decay**self.steps)  # 1 at the first step
+        torch._foreach_lerp_(list(self._mean.values()), list(self._live.values()), share)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

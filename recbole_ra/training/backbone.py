@@ -16,7 +16,7 @@ from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
@@ -38,7 +38,7 @@ class Backbone:
     trainer: RaTrainer
     key: str
 
-    def recommender(self, run: Run) -> Recommender:
+    def recommender(self, run: Run) -> SequentialModel:
         """Return the backbone as a recommender with states and an item table.
 
         Raises

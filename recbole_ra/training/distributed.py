@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ class ShardedBatches:
             yield Shard(batch[rows if len(rows) else torch.zeros(1, dtype=torch.int64)], share)
 
 
+class _NoEvents:
+    """What processes after the first write for TensorBoard: nothing."""
+
+    def add_scalar(self, *_: Any) -> None:
+        """Take RecBole's call."""
+
+    def add_hparams(self, *_: Any) -> None:
+        """Take RecBole's call."""
+
+
 class DistributedTrainer(RaTrainer):
     """Trains with the other processes of the group, each on its :class:`ShardedBatches`.
 
@@ -101,6 +112,9 @@ class DistributedTrainer(RaTrainer):
         if self.is_first:
             super().keep_history(path)
         dist.barrier()
+
+    def _writer(self) -> AbstractContextManager[Any]:
+        return super()._writer() if self.is_first else nullcontext(_NoEvents())
 
     def _random_states(self) -> list[Any]:
         return _gathered(super()._random_states()[0])

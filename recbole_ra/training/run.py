@@ -16,7 +16,7 @@ from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import IntArray
 from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.stages import STAGES
 from recbole_ra.training.checkpoint import load_checkpoint
@@ -46,7 +46,8 @@ class Artifact:
 class Run:
     """What the stages of one run share.
 
-    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from.
+    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
+    ``folders`` says where the artifact of each stage lies.
     """
 
     config: RaConfig
@@ -61,6 +62,7 @@ class Run:
     reused: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     reported: set[tuple[str, int]] = field(default_factory=set)
+    folders: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fields = Fields.of(self.config)
@@ -168,7 +170,7 @@ class Run:
         """Make the evaluation batches of a split for a model, or None if it is empty."""
         if len(split) == 0:
             return None
-        trim = isinstance(model, Recommender) and model.trims
+        trim = isinstance(model, SequentialModel) and model.trims
         return EvalBatches(
             split, self.fields, batch_size=self.config["eval_batch_size"], trim=trim, query=query
         )
@@ -221,6 +223,7 @@ class Run:
             found = self.store.find(stage, key, lambda damage: self.say(f"{stage}: {damage}; made again"))
         if found is not None:
             self.reused.append(stage)
+            self.folders[stage] = found
             self.say(f"{stage}: reused {found}")
         return found
 
@@ -231,4 +234,6 @@ class Run:
 
     def finish(self, artifact: Artifact) -> Path:
         """Give a finished artifact its final name."""
-        return self.store.finish(artifact.stage, artifact.key, artifact.content)
+        folder = self.store.finish(artifact.stage, artifact.key, artifact.content)
+        self.folders[artifact.stage] = folder
+        return folder

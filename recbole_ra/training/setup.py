@@ -15,7 +15,7 @@ from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.recbole_models import RecBoleRecommender
-from recbole_ra.models.recommenders import BackboneRecommender, Recommender
+from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.declared import FeedSettings, OptimSettings
@@ -47,7 +47,7 @@ class Base:
     trained: Any
     own: Backbone | None
 
-    def recommender(self, splits: Splits, fields: Fields) -> Recommender:
+    def recommender(self, splits: Splits, fields: Fields) -> SequentialModel:
         """Return the trained backbone as a recommender with states and an item table."""
         if self.own is not None:
             return self.trained

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.trainer import trainer as recbole_trainer
 from recbole.trainer.trainer import Trainer
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
@@ -35,11 +37,25 @@ from recbole_ra.training.evaluation import RankingEvaluator, flat_result
 
 EpochCallback = Callable[[Mapping[str, Any]], None]
 
+TENSORBOARD = "tensorboard"  # folder of a stage's events
 CHECKPOINT = "checkpoint"  # what a callback is told besides the history's entry: the file after that epoch
+
+
+@contextmanager
+def _nothing_logged_here() -> Iterator[None]:
+    """Keep RecBole's trainer from opening a log in the current folder before anything is trained."""
+    opens = recbole_trainer.get_tensorboard
+    recbole_trainer.get_tensorboard = lambda logger: None
+    try:
+        yield
+    finally:
+        recbole_trainer.get_tensorboard = opens
 
 
 class RaTrainer(Trainer):
     """Trains one stage in one folder: ``best.pt`` is what it selects, ``last.pt`` the latest state.
+
+    Events for TensorBoard lie below it, in ``tensorboard``.
 
     Parameters
     ----------
@@ -70,7 +86,8 @@ class RaTrainer(Trainer):
         train_dataset: Any,
         on_epoch: EpochCallback | None = None,
     ) -> None:
-        super().__init__(config, model)
+        with _nothing_logged_here():
+            super().__init__(config, model)
         self.folder = folder
         self.identity = dict(identity)
         self.stage = stage
@@ -117,7 +134,11 @@ class RaTrainer(Trainer):
             if callback_fn is not None:
                 callback_fn(epoch, score)
 
-        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        with self._writer() as self.tensorboard:
+            return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+
+    def _writer(self) -> AbstractContextManager[Any]:
+        return closing(SummaryWriter(str(self.folder / TENSORBOARD)))
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False

@@ -136,6 +136,10 @@ def test_short_users_are_named(tiny_config: Callable[..., Any], tmp_path: Path) 
         ({"val_interval": {"timestamp": "[0,1]"}}, "is empty after filtering"),
         ({"benchmark_filename": ["train", "valid", "test"]}, "pre-split files are not read"),
         ({"rm_dup_inter": "x"}, "'tiny' cannot be loaded with these settings: keep must be"),
+        (
+            {"load_col": {"inter": ["user_id", "item_id", "timestamp", "time"]}},
+            "load_col names the column 'time'",
+        ),
         ({"threshold": {"rating": 3}}, "'tiny' cannot be loaded with these settings: .*rating"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.models.recbole_models import RecBoleRecommender
-from recbole_ra.models.recommenders import Recommender
+from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.training.setup import build_base
 
 INNER_PRODUCT = (
@@ -122,7 +122,7 @@ def test_the_product_must_explain_the_scores(
 
 def test_gradients_reach_the_model_through_states_and_items(tiny_config: Callable[..., Any]) -> None:
     model, splits, fields = load("GRU4Rec", tiny_config)
-    recommender: Recommender = wrap(model, splits, fields)
+    recommender: SequentialModel = wrap(model, splits, fields)
     recommender.train()
     queries = splits.train[torch.arange(16)]
     recommender.represent(queries).sum().backward()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_ra import Result, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
@@ -130,7 +131,13 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
         "learning_curve.png",
         "result.json",
         "table.txt",
+        "tensorboard",
     ]
+    for stage in ("backbone", "raft"):
+        events = EventAccumulator(str(folder / "tensorboard" / stage)).Reload()
+        epochs = [event.step for event in events.Scalars("Loss/Train")]
+        assert epochs
+        assert epochs == list(range(len(epochs)))
     saved = json.loads((folder / "result.json").read_text())
     assert saved["test"] == result.test
     assert saved["data"]["train"] == result.data["train"] > 0

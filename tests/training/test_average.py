@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,19 +10,19 @@ from torch import nn
 from recbole_ra.training.average import WeightAverage
 
 
-def test_average_is_the_exponential_mean_of_the_weights() -> None:
+@pytest.mark.parametrize("decay", [0.5, 0.998, 0.99999])
+def test_average_is_the_exponential_mean_of_the_weights_since_the_first_step(decay: float) -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = WeightAverage(model, 0.5)
-    expected = model.weight.item()
-    for step, value in enumerate([1.0, 2.0, 3.0, 4.0], start=1):
+    average = WeightAverage(model, decay)
+    values = np.arange(1.0, 31.0)
+    for value in values:
         with torch.no_grad():
             model.weight.fill_(value)
         average.update()
-        decay = min(0.5, step / (step + 10))
-        expected = decay * expected + (1 - decay) * value
+    weights = decay ** np.arange(len(values))[::-1]
     with average.applied():
-        assert model.weight.item() == pytest.approx(expected)
-    assert model.weight.item() == 4.0
+        assert model.weight.item() == pytest.approx(np.average(values, weights=weights), rel=1e-5)
+    assert model.weight.item() == values[-1]
 
 
 def test_weights_come_back_after_an_error() -> None:

@@ -37,6 +37,7 @@ def test_the_same_curve_at_the_same_batch(targets_per_pass: int, walks: Path, tm
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         mp.spawn(train_one_of_two, ({**settings, "model": "SASRec"}, str(folder)), nprocs=2)
     history = json.loads((folder / "history.json").read_text())
+    assert len(list((folder / "tensorboard").glob("events*"))) == 1  # only the first process writes
     for name in ("loss", "ndcg@10"):
         expected = [entry[name] for entry in one.history]
         assert [entry[name] for entry in history] == pytest.approx(expected, abs=1e-4)
