@@ -126,7 +126,9 @@ def result_of(folder: Path) -> dict[str, Any]:
     """Everything that the last run measured or made, without times and places."""
     (*_, last) = sorted(folder.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     whole = json.loads(last.read_text())
-    return untimed({name: whole[name] for name in whole.keys() - {"settings", "versions", "reused", "folder"}})
+    return untimed(
+        {name: whole[name] for name in whole.keys() - {"settings", "versions", "reused", "folder"}}
+    )
 
 
 def untimed(content: Any) -> Any:
@@ -147,6 +149,12 @@ def snapshot(folder: Path) -> dict[str, str]:
         return "folder"
 
     return {path.relative_to(folder).as_posix(): told(path) for path in sorted(folder.rglob("*"))}
+
+
+def stored(folder: Path) -> set[str]:
+    """Names of everything in the store, without TensorBoard's: every run writes its own."""
+    names = {path.relative_to(folder).as_posix() for path in (folder / "saved").rglob("*")}
+    return {name for name in names if "/tensorboard" not in name}
 
 
 def write(path: Path, content: str | bytes) -> Path:

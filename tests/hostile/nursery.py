@@ -4,8 +4,8 @@ The interpreter waits for requests, one line of JSON each: a list of children to
 with a line of their process ids, and once all have ended with a line of their exit codes. A child says what
 ``recbole-ra`` with its words says, in a folder of its own, perhaps with limits, and perhaps with a trap:
 ``{"call": "module:name", "stage": "RAFT", "number": 3, "signal": 9}`` sends it the signal in the third call
-that a trainer of that stage makes; ``{"file operation": 40, "signal": 9}`` at the 40th time that it opens,
-renames, makes or removes a file.
+that a trainer of that stage makes; with ``"call": "file operation"`` the third time that it opens, renames,
+makes or removes a file; with ``"call": "time"`` after so many seconds of its CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ class Ended(NamedTuple):
     out: str
     err: str
     seconds: float
+    """Of its CPU."""
 
 
 class Nursery:
@@ -51,19 +51,19 @@ class Nursery:
     def start(self, children: list[dict[str, Any]]) -> list[int]:
         """Start children, each with ``words`` and ``folder``; returns their process ids."""
         assert self.process.stdin is not None
-        self.children, self.started = children, time.monotonic()
+        self.children = children
         for number, child in enumerate(children):
             child.setdefault("streams", str(Path(child["folder"]).with_suffix(f".streams-{number}")))
         self.process.stdin.write(json.dumps(children) + "\n")
         self.process.stdin.flush()
-        return self._answer()
+        pids: list[int] = self._answer()
+        return pids
 
     def wait(self) -> list[Ended]:
         """Wait for the children that were started."""
-        codes, seconds = self._answer(), time.monotonic() - self.started
         return [
             Ended(code, *(Path(child["streams"] + end).read_text() for end in (".out", ".err")), seconds)
-            for code, child in zip(codes, self.children, strict=True)
+            for (code, seconds), child in zip(self._answer(), self.children, strict=True)
         ]
 
     def run(self, words: list[str], folder: Path, **surroundings: Any) -> Ended:
@@ -74,9 +74,9 @@ class Nursery:
     def close(self) -> None:
         self.process.communicate()
 
-    def _answer(self) -> list[int]:
+    def _answer(self) -> Any:
         assert self.process.stdout is not None
-        answer: list[int] = json.loads(self.process.stdout.readline())
+        answer = json.loads(self.process.stdout.readline())
         return answer
 
 
@@ -90,6 +90,10 @@ def set_trap(trap: dict[str, Any]) -> None:
         if passed == trap["number"]:
             os.kill(os.getpid(), trap["signal"])
 
+    if trap["call"] == "time":
+        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), trap["signal"]))
+        signal.setitimer(signal.ITIMER_PROF, trap["number"])
+        return
     if trap["call"] == "file operation":
         sys.addaudithook(lambda event, _: count() if event in OPERATIONS else None)
         return
@@ -131,6 +135,12 @@ def be_child(child: dict[str, Any]) -> int:
         return int(ended.code or 0)
 
 
+def ended(pid: int) -> tuple[int, float]:
+    """Wait for a child; returns its code and the seconds of CPU that it took."""
+    _, status, used = os.wait4(pid, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
+
 def serve() -> None:
     for request in sys.stdin:
         pids = []
@@ -143,7 +153,7 @@ def serve() -> None:
                 os._exit(code)  # taking down an interpreter that has imported torch takes a second
             pids.append(pid)
         print(json.dumps(pids), flush=True)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+        print(json.dumps([ended(pid) for pid in pids]), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from hostile.arena import EVERYTHING, MADE, PLAIN, Arena, Case, judge, result_of, snapshot
+from hostile.arena import EVERYTHING, MADE, PLAIN, Arena, Case, judge, result_of
+from hostile.arena import stored as names
 from hostile.nursery import Nursery
 from recbole_ra.core.store import MANIFEST, damage_of, fingerprints
 
@@ -177,7 +178,9 @@ DAMAGES += [
     for stage in [list(FILES)[number % len(FILES)]]
 ]
 DAMAGES += [Damage(stage, "is a file", be_file, "is missing or damaged") for stage in FILES]
-DAMAGES += [Damage(stage, "is a lost link", be_lost_link, "is missing or damaged") for stage in ("bank", "raft")]
+DAMAGES += [
+    Damage(stage, "is a lost link", be_lost_link, "is missing or damaged") for stage in ("bank", "raft")
+]
 DAMAGES += [
     Damage("bank", "states of another type", of_file("train_states.npy", other_dtype), "was changed"),
     Damage("bank", "states of fewer rows", of_file("train_states.npy", fewer_rows), "was changed"),
@@ -243,7 +246,7 @@ def test_damage_is_said_and_mended(case: Damage, stored: Arena, made: Made) -> N
     assert ended.err.count("made again") == 1, ended.err
     assert f"{case.stage}: reused" not in ended.err
     assert result_of(stored.folder) == made.result
-    assert snapshot(stored.folder / "saved").keys() == snapshot(made.folder / "saved").keys()
+    assert names(stored.folder) == names(made.folder)
     assert not (stored.folder / "pwned").exists()
     judge_store(stored.folder)
 
@@ -255,7 +258,7 @@ def test_what_lies_in_the_way_is_replaced(case: Damage, stored: Arena, made: Mad
     case.make(artifact(stored.folder, case.stage))
     judge(stored.run(EVERYTHING), 0, "result: runs/")
     assert result_of(stored.folder) == made.result
-    assert snapshot(stored.folder / "saved").keys() == snapshot(made.folder / "saved").keys()
+    assert names(stored.folder) == names(made.folder)
     judge_store(stored.folder)
 
 

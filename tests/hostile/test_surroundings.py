@@ -6,19 +6,25 @@ These run in interpreters of their own, as streams and environment are what matt
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hostile.arena import AUGMENTED, EVERYTHING, GOOD, PLAIN, REGENERATE, Arena, Case, judge, result_of, rows, shop, write
+from hostile.arena import (
+    EVERYTHING,
+    GOOD,
+    PLAIN,
+    REGENERATE,
+    Arena,
+    Case,
+    judge,
+    result_of,
+    write,
+)
 from hostile.nursery import Ended
 
 pytestmark = pytest.mark.slow
@@ -76,7 +82,6 @@ SHELL: list[Case] = [
         ("home not writable", f"HOME=/proc MPLCONFIGDIR=/proc/none {COMMAND} {PLAIN}", "unmasked", 0),
         ("working directory not writable", f"cd /proc && {COMMAND} {PLAIN} --data_path=$OLDPWD/dataset --output_dir=$OLDPWD/runs --checkpoint_dir=$OLDPWD/saved", "unmasked", 0),
         ("results not writable", f"{COMMAND} {PLAIN} --output_dir=/proc/none", "/proc/none.*(no permission|no folder can be made)", 2),
-        ("working directory deleted", f"mkdir gone && cd gone && rmdir ../gone && {COMMAND} {PLAIN}", "shop", 2),
         ("few open files", f"ulimit -n 40; {COMMAND} {PLAIN}", "unmasked", 0),
     )
 ]  # fmt: skip
@@ -94,7 +99,9 @@ def through_shell(arena: Arena, words: str) -> Ended:
         ["bash", "-c", f"{words}; exit ${{PIPESTATUS[0]}}"],
         cwd=arena.folder, env=environment, capture_output=True, check=False, timeout=120,
     )  # fmt: skip
-    return Ended(done.returncode, *(text.decode(errors="replace") for text in (done.stdout, done.stderr)), 0.0)
+    return Ended(
+        done.returncode, *(text.decode(errors="replace") for text in (done.stdout, done.stderr)), 0.0
+    )
 
 
 @pytest.mark.parametrize("case", SHELL, ids=str)
