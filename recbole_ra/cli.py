@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from recbole_ra.core.console import abandon, prepare_streams, say, show
 from recbole_ra.core.errors import RecboleRaError, SettingsError
@@ -173,7 +173,10 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
-        value = parse_value(text) if equals else True
+        try:
+            value = parse_value(text) if equals else True
+        except SettingsError as error:
+            raise SettingsError(f"--{key}: {error}") from error
         if key in texts:
             value = text or None
         if key in settings and settings[key] != value:
@@ -187,9 +190,7 @@ def prepare(words: Sequence[str]) -> int:
     from recbole_ra.prepare.interactions import KINDS
     from recbole_ra.prepare.interactions import prepare as prepare_files
 
-    parser = argparse.ArgumentParser(
-        prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file."
-    )
+    parser = _Parser(prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file.")
     parser.add_argument(
         "source", type=Path, help="CSV, TSV, Parquet, reviews_*.json.gz or 'user item item …' text"
     )
@@ -226,6 +227,11 @@ def prepare(words: Sequence[str]) -> int:
         show(f"  {note}")
     show(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{self.prog.split()[-1]}: {message}; see {self.prog} --help")
 
 
 def _pair(part: str) -> tuple[str, str]:

@@ -133,6 +133,12 @@ def test_a_missing_data_set_says_where_to_put_it(
             ["--model=FDSA", "--dataset=shop"],
             "FDSA needs 'class', which neither a setting nor a column gives",
         ),
+        (["--model=SASRec", "--dataset=shop", f"--topk={'[' * 9999}"], "--topk: [[[["),
+        (["--model=SASRec", f"--dataset={'n' * 300}"], "cannot be read (File name too long)"),
+        (
+            ["prepare"],
+            "prepare: the following arguments are required: source, --name; see",
+        ),
         (["regenerate", "--dataset=shop", "--out"], "--out is missing"),
         (["regenerate", "--dataset=shop", "--out", "x", "--gamma=2"], "gamma=2 must be between 0 and 1"),
     ],
@@ -143,6 +149,21 @@ def test_mistakes_at_the_command_line(
 ) -> None:
     data(good())
     assert line in refusal(capsys, *words)
+
+
+@pytest.mark.parametrize("what", ["a link to itself", "a file", "an empty folder"])
+def test_recboles_data_set_does_not_stand_in_for_what_cannot_be_read(
+    what: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = data(good()).parents[1] / "ml-100k"
+    if what == "a link to itself":
+        place.symlink_to("ml-100k")
+    elif what == "a file":
+        place.touch()
+    else:
+        place.mkdir()
+    line = refusal(capsys, "--model=SASRec", "--dataset=ml-100k", "--data_path=dataset", *QUICK)
+    assert "dataset/ml-100k" in line
 
 
 def test_damaged_checkpoints(data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ reads the file once in vectorised blocks; only a block that fails is read line b
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,13 @@ MISSING = (
 )  # fmt: skip
 """Texts that pandas, and with it RecBole, reads as "no value", also where an id is expected."""
 
+LONGEST_FIELD = 131_072
+"""Characters of a field that Python's csv module, and with it RecBole, reads at most."""
+
 _SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
 _BLOCK_BYTES = 1 << 23
 _SHOWN = 40
+_SHOWN_NAMES = 200
 
 
 def check_atomic_file(path: Path, *, required: Mapping[str, str], separator: str = "\t") -> None:
@@ -59,8 +64,7 @@ def check_atomic_file(path: Path, *, required: Mapping[str, str], separator: str
     for name, kind in required.items():
         if name not in types:
             raise DataError(
-                f"{path}, line 1: no column '{name}:{kind}'; there are {', '.join(types)}"
-                f"{nearest(name, types)}"
+                f"{path}, line 1: no column '{name}:{kind}'; there are {listed(types)}{nearest(name, types)}"
             )
         if types[name] != kind:
             raise DataError(
@@ -88,16 +92,45 @@ def check_readable(path: Path) -> None:
     Raises
     ------
     DataError
-        If it is missing, a directory, or empty.
+        If it is missing, a directory, a device, not to be opened, or empty.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name a file in it")
-    if not path.exists():
+    try:
+        about = path.stat()
+        if stat.S_ISREG(about.st_mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         where = nearest(path.name, siblings) if siblings else f"; there is no directory {path.parent}"
-        raise DataError(f"{path}: no such file{where or '; check the path'}")
-    if path.stat().st_size == 0:
+        raise DataError(f"{path}: no such file{where or '; check the path'}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(about.st_mode):
+        raise DataError(f"{path}: is a directory; name a file in it")
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{path}: is no file but a device or pipe; save what it holds as a file")
+    if about.st_size == 0:
         raise DataError(f"{path}: is empty; download or build it again")
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether something has that name, be it a link that leads nowhere.
+
+    Raises
+    ------
+    DataError
+        If that cannot be found out.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); check its name, links and permissions")
 
 
 def shown(value: str) -> str:
@@ -105,11 +138,20 @@ def shown(value: str) -> str:
     return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
 
 
+def listed(names: Iterable[str]) -> str:
+    """List names for a one-line message, cut if there are many."""
+    text = ", ".join(names)
+    return text if len(text) <= _SHOWN_NAMES else text[:_SHOWN_NAMES] + "…"
+
+
 def _read_header(path: Path, separator: str) -> dict[str, str]:
     """Types of the columns by name, in file order."""
     with path.open("rb") as file:
-        header = _decode(file.readline().rstrip(b"\r\n"), path, 1)
+        raw = file.readline(LONGEST_FIELD)
+    header = _decode(raw.rstrip(b"\r\n"), path, 1)
     where = f"{path}, line 1"
+    if len(raw) == LONGEST_FIELD:
+        raise DataError(f"{where}: is longer than any header, found {shown(header)}; build the file again")
     if header.startswith("\ufeff"):
         raise DataError(f"{where}: starts with a byte-order mark; save it as UTF-8 without BOM")
     other = max(_SEPARATORS, key=lambda each: _n_typed(header, each))
@@ -147,6 +189,10 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
 
     A column of kind ``number`` is a float column without gaps.
     """
+    line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+    longest = np.diff(line_ends, prepend=-1, append=len(block)).max() - 1
+    if longest > LONGEST_FIELD or b"\0" in block:
+        raise pa.ArrowInvalid("a field may be too long, or there is a NUL byte")
     is_float = {name: kind in ("float", "number") for name, kind in kinds.items()}
     table = arrow_csv.read_csv(
         pa.BufferReader(block),
@@ -180,7 +226,11 @@ def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], 
             quoted = csv.reader([text], delimiter=separator, strict=True)
             fields = next(quoted) if '"' in text else text.split(separator)
         except csv.Error as error:
+            if "field limit" in str(error):
+                raise _too_long(where) from error
             raise DataError(f"{where}: a double quote opens a field and is not closed; remove it") from error
+        if max(map(len, fields)) > LONGEST_FIELD:
+            raise _too_long(where)
         if len(fields) != len(kinds):
             raise DataError(
                 f"{where}: {len(fields)} fields where the header has {len(kinds)}; "
@@ -191,6 +241,12 @@ def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], 
             if fault:
                 raise DataError(f"{where}: column '{name}' {fault} or remove the line")
     return n_rows
+
+
+def _too_long(where: str) -> DataError:
+    return DataError(
+        f"{where}: a field holds more than {LONGEST_FIELD:,} characters; RecBole reads none so long, shorten it"
+    )
 
 
 def _number_fault(text: str, kind: str) -> str:
@@ -210,9 +266,12 @@ def _number_fault(text: str, kind: str) -> str:
 
 def _decode(raw: bytes, path: Path, number: int) -> str:
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError as fault:
         raise DataError(
             f"{path}, line {number}: byte 0x{raw[fault.start]:02x} is not UTF-8 text; "
             "save the file as UTF-8, uncompressed"
         ) from fault
+    if "\0" in text:
+        raise DataError(f"{path}, line {number}: holds a NUL byte; remove it, or build the file again")
+    return text

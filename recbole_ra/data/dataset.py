@@ -18,7 +18,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_ra.core.errors import DataError, nearest
 from recbole_ra.core.files import digest, digest_bytes
-from recbole_ra.data.atomic import check_atomic_file
+from recbole_ra.data.atomic import check_atomic_file, is_there
 from recbole_ra.data.table import Prefixes, SequenceTable, gather_windows
 
 FLAT_FIELD = "flat_position"
@@ -64,7 +64,7 @@ class CompactDataset(SequentialDataset):
                 "give one .inter file and choose the split with eval_args"
             )
         folder = Path(dataset_path)
-        if not folder.exists():
+        if not is_there(folder):
             self._try_download(folder)
         required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
         file = folder / f"{token}.inter"

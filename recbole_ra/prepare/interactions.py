@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import gzip
 import re
 import zlib
@@ -17,8 +19,8 @@ from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.core.files import make_folder, replacing
-from recbole_ra.data.atomic import MISSING, check_readable, shown
+from recbole_ra.core.files import explain_disk_errors, make_folder, replacing
+from recbole_ra.data.atomic import LONGEST_FIELD, MISSING, check_readable, shown
 from recbole_ra.prepare import readers
 from recbole_ra.prepare.titles import read_titles, titles_of_table, write_titles
 
@@ -111,19 +113,25 @@ def prepare(
             f"name {name!r} is no plain directory name; use letters, digits, '_', '-' and '.'"
         )
     target = out / name / f"{name}.inter"
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists already; choose another name or allow overwriting")
+    with explain_disk_errors(target):
+        if target.exists() and not overwrite:
+            raise DataError(f"{target}: exists already; choose another name or allow overwriting")
     read = read_interactions(source, kind=kind, columns=columns)
     notes = list(read.notes)
     known = read_titles(titles) if titles is not None else {}
     if titles is None and read.kind == "table":
         known = titles_of_table(source, read.columns["item_id"])
-    make_folder(target.parent)
-    write_inter(read.rows, target)
     items = compute.unique(read.rows["item_id"]).to_pylist()
-    if known:
-        n_titles = write_titles(target.with_suffix(".item"), items, known)
-        notes.append(f"titles of {n_titles:,} of {len(items):,} items")
+    make_folder(target.parent)
+    try:
+        write_inter(read.rows, target)
+        if known:
+            n_titles = write_titles(target.with_suffix(".item"), items, known)
+            notes.append(f"titles of {n_titles:,} of {len(items):,} items")
+    except BaseException:
+        with contextlib.suppress(OSError):  # it may hold other files
+            target.parent.rmdir()
+        raise
     n_users = compute.count_distinct(read.rows["user_id"]).as_py()
     return PreparedDataset(
         target, read.kind, n_users, len(items), len(read.rows), read.n_dropped, tuple(notes)
@@ -180,6 +188,8 @@ def read_interactions(
         raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
     except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
         raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
+    except csv.Error as fault:
+        raise DataError(f"{source}: is no table ({fault}); correct it") from fault
     n_dropped = len(table) - len(rows)
     if n_dropped:
         notes.append(f"dropped {n_dropped:,} of {len(table):,} rows without user, item or time")
@@ -231,15 +241,23 @@ def write_inter(rows: pa.Table, path: Path) -> None:
     Raises
     ------
     DataError
-        If an id holds a tab, line break or double quote.
+        If an id holds a tab, line break, double quote or NUL byte, or is too long.
     """
     for role in IDS:
-        bad = rows[role].filter(compute.match_substring_regex(rows[role], r'[\t\r\n"]'))
-        if len(bad):
-            raise DataError(
-                f"{path}: {role} {shown(bad[0].as_py())} holds a tab, line break or double quote; "
-                "replace it in the source"
-            )
+        ids = rows[role]
+        for is_bad, fault in (
+            (
+                compute.match_substring_regex(ids, r'[\t\r\n"\x00]'),
+                "holds a tab, line break, double quote or NUL byte; replace it in the source",
+            ),
+            (
+                compute.greater(compute.utf8_length(ids), LONGEST_FIELD),
+                f"is longer than {LONGEST_FIELD:,} characters; shorten it in the source",
+            ),
+        ):
+            bad = ids.filter(is_bad)
+            if len(bad):
+                raise DataError(f"{path}: {role} {shown(bad[0].as_py())} {fault}")
     header = "\t".join(f"{role}:{'token' if role in IDS else 'float'}" for role in rows.column_names)
     options = arrow_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -261,7 +279,7 @@ def _detect(source: Path) -> str:
     lines = readers.first_lines(source, _SNIFFED_LINES)
     if not lines:
         raise DataError(f"{source}: has only blank lines; build it again")
-    if lines[0].lstrip().startswith("{"):
+    if re.match(r"\s*(\{|\[\s*($|[\[{]))", lines[0]):  # a list of reviews is then refused as such
         return "amazon-reviews"
     fields = [line.split(readers.sniff_separator(lines[0])) for line in lines]
     if {"user_id", "item_id"} <= readers.guess_columns(fields[0]).keys():

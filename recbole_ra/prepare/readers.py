@@ -24,7 +24,7 @@ from pyarrow import json as arrow_json
 from tqdm import tqdm
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.data.atomic import shown
+from recbole_ra.data.atomic import listed, shown
 from recbole_ra.data.table import offsets_of, places
 
 ROLES = {
@@ -43,6 +43,10 @@ _REVIEW_SCHEMA = pa.schema(
     {"reviewerID": pa.string(), "asin": pa.string(), "unixReviewTime": pa.float64(), "overall": pa.float64()}
 )
 _BLOCK_BYTES = 1 << 23
+
+# No data packs like this: gzip makes text some 3 to 50 times smaller, and at best 1032 times.
+_MOST_TIMES = 500
+_MOST_BYTES = 1 << 26  # below, it does not matter
 
 
 def read_table(
@@ -136,7 +140,7 @@ def choose_columns(
 ) -> dict[str, str]:
     """Choose the column of each role: as given, otherwise by a common name; a rating may be absent."""
     wanted = {**guess_columns(header), **given}
-    there = f"there are {', '.join(header)}"
+    there = f"there are {listed(header)}"
     used: dict[str, str] = {}
     for role in ROLES:
         if role not in wanted:
@@ -156,16 +160,57 @@ def choose_columns(
 
 
 def open_raw(source: Path) -> Any:
-    """Open a file for reading bytes; one whose name ends in ``.gz`` is decompressed."""
-    return gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
+    """Open a file for reading bytes; gzip, by its name or its first bytes, is decompressed."""
+    with source.open("rb") as file:
+        is_packed = source.suffix.lower() == ".gz" or file.read(2) == b"\x1f\x8b"
+    return io.BufferedReader(_Unpacked(source), _MOST_BYTES >> 6) if is_packed else source.open("rb")
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzip file holds, up to a multiple of its size: a small file could fill the memory."""
+
+    def __init__(self, source: Path) -> None:
+        self.source, self.packed = source, source.open("rb")
+        self._unpacked = gzip.GzipFile(fileobj=self.packed)
+        self._left = max(_MOST_BYTES, _MOST_TIMES * source.stat().st_size)
+
+    def readable(self) -> bool:
+        """Say yes, as a buffered reader asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; raises DataError past the limit."""
+        count = self._unpacked.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise DataError(
+                f"{self.source}: decompresses to more than {_MOST_TIMES} times its size, which no data does; "
+                "if it is meant, decompress it first"
+            )
+        return count
+
+    def close(self) -> None:
+        """Close the file, too."""
+        self.packed.close()
+        super().close()
 
 
 def first_lines(source: Path, count: int) -> list[str]:
-    """Read the first lines that are not blank, for a look at the format."""
+    """Read the first lines that are not blank, for a look at the format.
+
+    Raises
+    ------
+    DataError
+        If they hold NUL bytes: it is no text.
+    UnicodeDecodeError
+        If they are not UTF-8.
+    """
     with open_raw(source) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
-        filled = (line.rstrip("\r\n") for line in lines if line.strip())
-        return list(islice(filled, count))
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig")
+        found = list(islice((line.rstrip("\r\n") for line in lines if line.strip()), count))
+    if any("\0" in line for line in found):
+        raise DataError(f"{source}: is no text, its first lines hold a NUL byte; get it again")
+    return found
 
 
 def read_reviews(source: Path) -> tuple[pa.Table, list[str]]:
@@ -183,7 +228,7 @@ def read_reviews(source: Path) -> tuple[pa.Table, list[str]]:
         open_raw(source) as file,
         tqdm(total=size, unit="B", unit_scale=True, desc=source.name, disable=None) as bar,
     ):
-        packed = getattr(file, "fileobj", file)
+        packed = getattr(file.raw, "packed", file)
         while block := file.read(_BLOCK_BYTES) + file.readline():
             blocks.append(_parse_reviews(source, block, line))
             line += block.count(b"\n")
@@ -238,7 +283,7 @@ def read_delimited(
                     include_columns=used, column_types=dict.fromkeys(used, pa.string())
                 ),
             )
-    except pa.ArrowInvalid as fault:
+    except (pa.ArrowInvalid, KeyError) as fault:  # the latter: Arrow finds other names in the header
         for line, fields in _csv_rows(source, separator):
             if len(fields) != len(names):
                 raise DataError(
@@ -283,8 +328,11 @@ def _parse_review(source: Path, line: int, text: bytes) -> dict[str, str | float
     where = f"{source}, line {line}"
     try:
         entry = json.loads(text)
-    except ValueError as fault:
-        raise DataError(f"{where}: is not JSON ({fault}); correct it") from fault
+    except (ValueError, RecursionError) as fault:
+        if text.lstrip().startswith(b"["):
+            raise DataError(f"{where}: begins a JSON list; write one review a line, as an object") from fault
+        what = "is nested too deep" if isinstance(fault, RecursionError) else f"is not JSON ({fault})"
+        raise DataError(f"{where}: {what}; correct it") from fault
     if not isinstance(entry, dict):
         raise DataError(f"{where}: is no JSON object {{…}}; write one review a line")
     found = {name: entry.get(name) for name in _REVIEW_SCHEMA.names}

@@ -135,7 +135,7 @@ class RaConfig(Config):
             root / "model" / f"{model}.yaml",
             root / "dataset" / f"{dataset}.yaml",
         ):
-            if path.is_file():
+            if os.path.isfile(path):  # False, too, for a name longer than the file system takes
                 self.internal_config_dict.update(read_yaml(path))
         # Ours names columns of .inter; which columns of .item and .user a model reads, RecBole knows.
         load_col = self.internal_config_dict.get("load_col") or {}
@@ -271,7 +271,7 @@ class RaConfig(Config):
                     f"data_path={data_path!r} is no folder; leave it out for RecBole's ml-100k"
                 )
             own = os.path.join(data_path, self.dataset)
-            if os.path.isdir(own):
+            if os.path.lexists(own):  # whatever it is, it is not RecBole's that was meant
                 final["data_path"] = own
         if self.backbone in BACKBONES and final.get("loss_type") not in LOSSES:
             raise SettingsError(f"loss_type={final.get('loss_type')!r} must be one of {', '.join(LOSSES)}")

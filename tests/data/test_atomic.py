@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.data import atomic
-from recbole_ra.data.atomic import check_atomic_file
+from recbole_ra.data.atomic import check_atomic_file, is_there
 
 REQUIRED = {"user_id": "token", "item_id": "token", "timestamp": "float"}
 HEADER = b"user_id:token\titem_id:token\ttimestamp:float\n"
@@ -88,6 +89,11 @@ def test_legal_variations_are_accepted(path: Path, rows: bytes, why: str) -> Non
         (b"\xef\xbb\xbf" + HEADER, ["line 1", "byte-order mark"]),
         (HEADER.decode().encode("utf-16"), ["line 1", "not UTF-8"]),
         (b"\x1f\x8b\x08\x00", ["not UTF-8", "uncompressed"]),
+        (HEADER + b"1\t2\t3\n1\0\t2\t3\n", ["line 3", "NUL byte"]),
+        (HEADER.replace(b"user", b"us\0er") + b"1\t2\t3\n", ["line 1", "NUL byte"]),
+        (HEADER + b"1\t" + b"2" * 131_073 + b"\t3\n", ["line 2", "more than 131,072 characters"]),
+        (HEADER + b'1\t"' + b"2" * 131_073 + b'"\t3\n', ["line 2", "more than 131,072 characters"]),
+        (b"x" * 140_000, ["line 1", "longer than any header", "'xxx"]),
     ],
 )
 def test_fault_is_named(path: Path, content: bytes, parts: list[str]) -> None:
@@ -103,6 +109,34 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
         check_atomic_file(tmp_path / "none" / "x.inter", required=REQUIRED)
     with pytest.raises(DataError, match="is a directory"):
         check_atomic_file(tmp_path, required=REQUIRED)
+
+
+def test_what_is_no_file_or_not_to_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path, fault in (
+        (tmp_path / "loop", "symbolic links"),
+        (tmp_path / ("n" * 300), "File name too long"),
+        (Path("/dev/zero"), "is no file but a device or pipe"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            check_atomic_file(path, required=REQUIRED)
+    assert is_there(tmp_path / "loop")
+    assert not is_there(tmp_path / "none")
+
+    def refuse(self: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    (tmp_path / "x.inter").write_bytes(HEADER)
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(DataError, match=r"x\.inter: cannot be read \(Permission denied\)"):
+        check_atomic_file(tmp_path / "x.inter", required=REQUIRED)
+    with pytest.raises(DataError, match="cannot be read"):
+        is_there(tmp_path)
+
+
+def test_the_longest_field_is_taken(path: Path) -> None:
+    check(path, HEADER + b"1\t" + b"2" * 131_072 + b"\t3\n")
 
 
 def test_other_separator(path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.core.errors import DataError, RecboleRaError, SettingsError
 from recbole_ra.data.atomic import check_atomic_file
 from recbole_ra.prepare.interactions import PreparedDataset, complete_rows, prepare, write_inter
 
@@ -171,6 +171,11 @@ def test_parquet_ids_with_gaps_stay_whole(tmp_path: Path) -> None:
         ("r.dat", "1 2 3 978300760\n1 4 3 978300761\n", {}, ["cannot tell"]),
         ("r.json", REVIEW * 2 + '{"asin": \n', {}, ["r.json, line 3: is not JSON"]),
         ("r.json", REVIEW + "\n[1]\n", {}, ["line 3: is no JSON object"]),
+        ("r.json", "[\n" + REVIEW + "]\n", {}, ["line 1: begins a JSON list; write one review a line"]),
+        ("r.json", '{"a":' * 10_000, {}, ["line 1: is nested too deep"]),
+        ("t.csv", bytes(range(256)), {}, ["t.csv: is not UTF-8 text"]),
+        ("t.csv", "user,item,time\0\n1,2,3\n", {}, ["t.csv: is no text", "NUL"]),
+        ("t.csv", 'user,"' + "x" * 140_000 + '"\n', {"kind": "table"}, ["t.csv: is no table", "131072"]),
         ("r.json", REVIEW.replace("10", '"soon"'), {}, ["line 1", "unixReviewTime is 'soon'"]),
         ("r.json.gz", gzip.compress(REVIEW.encode() * 99, mtime=0)[:-12], {}, ["not a whole gzip file"]),
         ("t.csv.gz", gzip.compress(b"user,item,time\n", mtime=0)[:-12], {"kind": "table"}, ["t.csv.gz"]),
@@ -280,6 +285,8 @@ def test_what_is_written_passes_the_check_and_keeps_its_values(
     [
         ({"user_id": ["a\tb"]}, "user_id 'a\\\\tb' holds a tab"),
         ({"item_id": ['a"b']}, "item_id 'a\"b' holds"),
+        ({"item_id": ["a\0"]}, r"item_id 'a\\x00' holds a .*NUL byte"),
+        ({"user_id": ["a" * 131_073]}, "user_id 'a+…' is longer than 131,072 characters"),
     ],
 )
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -292,3 +299,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_inter(rows, path)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_refusal_leaves_no_folder(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    source.write_text('user,item,time\n"a""b",1,2\n')
+    with pytest.raises(DataError, match="holds a tab"):
+        prepare(source, "made", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    source.write_text("user,item,time\n1,2,3\n")
+    for length in (252, 300):
+        with pytest.raises(RecboleRaError, match="too long for the file system; shorten it"):
+            prepare(source, "n" * length, tmp_path / "out")
+
+
+def test_gzip_is_told_by_its_bytes_too(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    source.write_bytes(gzip.compress(b"user,item,time\n1,2,3\n"))
+    assert prepare(source, "made", tmp_path / "out").n_interactions == 1

@@ -3,6 +3,7 @@ reads every format."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,15 @@ def test_json_beyond_what_arrow_parses(tmp_path: Path) -> None:
         {"user_id": "A1", "item_id": "B01", "timestamp": 10.0, "rating": 5.0},
         {"user_id": "A2", "item_id": "7", "timestamp": 11.0, "rating": None},
     ]
+
+
+def test_what_unpacks_to_more_than_data_could_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json.gz"
+    path.write_bytes(gzip.compress(REVIEW.encode() * 50_000))
+    assert len(readers.read_reviews(path)[0]) == 50_000
+    monkeypatch.setattr(readers, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(readers, "_MOST_TIMES", 20)
+    with pytest.raises(DataError, match=r"r\.json\.gz: decompresses to more than 20 times its size"):
+        readers.read_reviews(path)
