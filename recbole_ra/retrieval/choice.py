@@ -81,12 +81,15 @@ class Choice:
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
-        best = max(self.candidates, key=lambda candidate: candidate.gain[self.protocol])
-        gain, error = best.gain[self.protocol], best.error[self.protocol]
-        about = f"best alpha {best.setting['alpha']:g}: valid {self.metric} {gain:+.4f} ± {error:.4f}"
+        shown = self.candidates
+        if not self.keeps_backbone:
+            shown = [candidate for candidate in shown if candidate.setting == self.chosen]
+        best = max(shown, key=lambda candidate: candidate.gain[self.protocol])
+        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in best.gain)
+        about = f"alpha {best.setting['alpha']:g}: validation {self.metric} {gains}"
         if self.keeps_backbone:
-            return f"the backbone was kept, memories do not help beyond the standard error ({about})"
-        return f"alpha {self.chosen['alpha']:g} was chosen on validation ({about}, {self.protocol})"
+            return f"the backbone was kept: memories do not help beyond the standard error (best {about})"
+        return f"memories help: {about}"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -173,10 +173,11 @@ def test_what_helps(unmasked: float, masked: float, helps: bool) -> None:
 def test_what_is_said_of_a_choice() -> None:
     tried = [candidate(1.0, 0.0, 0.0), candidate(0.5, 0.002, 0.001)]
     kept = Choice("ndcg@10", "unmasked", {"alpha": 1.0}, tried)
-    assert "the backbone was kept" in kept.said()
-    assert "best alpha 0.5: valid ndcg@10 +0.0020 ± 0.0100" in kept.said()
+    about = "alpha 0.5: validation ndcg@10 unmasked +0.0020 ± 0.0100, masked +0.0010 ± 0.0100"
+    assert kept.said().startswith("the backbone was kept: ")
+    assert f"(best {about})" in kept.said()
     assert Choice.of_json(kept.as_json()) == kept
-    assert "alpha 0.5 was chosen" in Choice("ndcg@10", "unmasked", {"alpha": 0.5}, tried).said()
+    assert Choice("ndcg@10", "unmasked", {"alpha": 0.5}, tried).said() == f"memories help: {about}"
 
 
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
