@@ -4,7 +4,7 @@ Models are trained on the first 80 % of the interactions. Every later interactio
 then predicted from all that its user did before it (filter_seen, NDCG@10). With new memories, the pairs of a
 day are added when the day is over. Beside it a model that is trained again on the first 90 %.
 
-    python benchmarks/remember.py --epochs=30 --raft_epochs=20 --MAX_ITEM_LIST_LENGTH=20
+    python benchmarks/remember.py --epochs=30 --raft_epochs=20 --MAX_ITEM_LIST_LENGTH=20 --alpha=0.5
 
 Further words are settings, as on the command line.
 """

@@ -217,7 +217,7 @@ class _Softmax(TorchFunctionMode):
 def _attention(memory: RetrievalRecommender, query: Retrieved) -> NDArray[np.float32]:
     """Mean weight of each memory over all heads of the fusion's attentions, shape [K]; NaN without any."""
     with _Softmax(query.ids.shape[1]) as seen:
-        memory.represent(query)
+        memory.full_sort_predict(query)
     if not seen.weights:
         return np.full(query.ids.shape[1], np.nan, np.float32)
     return torch.cat(seen.weights).mean(0).cpu().numpy()

@@ -12,7 +12,7 @@ import recbole_ra
 from recbole_ra.core.errors import RequestError
 from recbole_ra.retrieval.memory import MemoryBank
 
-RETRIEVAL = ("RaSASRec", "RaGRU4Rec")
+RETRIEVAL = ("RaSASRec", "RaGRU4Rec", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")
 
 
 @pytest.mark.parametrize("model", ["SASRec", "RaSASRec", "GRU4Rec", "RaGRU4Rec"])
