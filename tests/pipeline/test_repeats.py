@@ -15,7 +15,7 @@ from recbole_ra import run
 
 
 def write_repeats(folder: Path, users: int = 400, items: int = 120) -> Path:
-    """70 % of the interactions repeat an item of the history, 30 % the last one; baskets have ties in time."""
+    """70 % of the interactions repeat one of the history, 30 % the last one; baskets have ties in time."""
     rng = np.random.default_rng(5)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
     for user in range(users):
