@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "the RAM's output is nearly nothing",
         "retrieval/fusion.py",
-        "(1 - self.alpha) * fused",
-        "1e-6 * fused",
+        "other * self.read(state, keys, values, valid)",
+        "1e-6 * self.read(state, keys, values, valid)",
         "tests/retrieval/test_fusion.py",
     ),
     Mutation(
@@ -90,6 +90,27 @@ MUTATIONS = (
         "self.valid_metric_bigger = False\n        self.best_valid_score = math.inf",
         "self.valid_metric_bigger = True\n        self.best_valid_score = -math.inf",
         "tests/regeneration/test_regenerator.py",
+    ),
+    Mutation(
+        "memories are used also where they do harm",
+        "retrieval/choice.py",
+        "helping = [candidate for candidate in candidates if candidate.helps(protocol)]",
+        "helping = candidates[1:]",
+        "tests/pipeline/test_repeats.py",
+    ),
+    Mutation(
+        "training does not see the history bias",
+        "models/backbone.py",
+        "offsets=self._offsets(states, batch),",
+        "",
+        "tests/models/test_history.py",
+    ),
+    Mutation(
+        "what was seen is recommended again",
+        "inference/scoring.py",
+        "] = -torch.inf",
+        "] += 0",
+        "tests/inference/test_contracts.py",
     ),
     Mutation(
         "a changed file is not noticed",

@@ -157,6 +157,8 @@ def explain(
     of_whom, values["n_owners"] = _owners(recommender, memory.bank.users[ids], requests, by_name=owners)
     table["owner"] = of_whom
     note = "" if len(ids) else "no memory may be seen by this request, so the state is left as it is"
+    if memory.keeps_backbone:
+        note = "these memories change nothing: on validation they did not help, so the backbone was kept"
     return Explanation(**values, memories=table, note=note)
 
 

@@ -160,6 +160,11 @@ class RetrievalRecommender(SequentialModel):
         return self.base.trims
 
     @property
+    def keeps_backbone(self) -> bool:
+        """Whether memories have no weight."""
+        return float(self.fusion.alpha) == 1
+
+    @property
     def item_table(self) -> Tensor:
         """Item vectors, shape [N, D]."""
         return self.base.item_table

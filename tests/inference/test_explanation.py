@@ -124,3 +124,15 @@ def test_it_is_plain_values(recommender: recbole_ra.Recommender) -> None:
 def test_bad_questions(asked: dict[str, Any], said: str, recommender: recbole_ra.Recommender) -> None:
     with pytest.raises(RequestError, match=said):
         recommender.explain(**asked)
+
+
+def test_memories_without_weight_are_called_so(recommender: recbole_ra.Recommender) -> None:
+    memory = recommender.memory
+    assert memory is not None
+    kept = float(memory.fusion.alpha)
+    memory.fusion.alpha.fill_(1.0)
+    found = recommender.explain(user="u3")
+    memory.fusion.alpha.fill_(kept)
+    assert "so the backbone was kept" in found.note
+    assert found.memories["effect"].abs().max() < 1e-6
+    assert recommender.explain(user="u3").note == ""
