@@ -59,6 +59,8 @@ class ArtifactStore:
             if not resume or not part.is_dir():
                 remove(part)
         make_folder(part)
+        for left in list(part.rglob(".*.tmp")):  # of a process that was killed while it wrote
+            remove(left)
         return part
 
     def finish(self, stage: str, key: str, inputs: Any) -> Path:

@@ -245,7 +245,8 @@ def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], 
 
 def _too_long(where: str) -> DataError:
     return DataError(
-        f"{where}: a field holds more than {LONGEST_FIELD:,} characters, more than RecBole reads; shorten it"
+        f"{where}: a field holds more than {LONGEST_FIELD:,} characters, which RecBole does not read; "
+        "shorten it"
     )
 
 

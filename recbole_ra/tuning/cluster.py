@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +73,7 @@ def connected(address: str | None) -> Iterator[Machine]:
     import ray
 
     started = not ray.is_initialized()
+    ends = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None and started:
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
@@ -85,6 +88,8 @@ def connected(address: str | None) -> Iterator[Machine]:
                 f"address={address!r}: no Ray cluster answers ({reason}); start one with "
                 "`ray start --head`, or leave --address out"
             ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ends)  # Ray's own handler prints its stack and aborts
     try:
         resources = ray.cluster_resources()
         yield Machine(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))

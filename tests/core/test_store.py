@@ -35,6 +35,17 @@ def test_only_resumed_work_keeps_what_was_begun(tmp_path: Path) -> None:
     assert not (store.start("bank", KEY, resume=False) / "begun").exists()
 
 
+def test_resumed_work_does_not_keep_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    part = store.start("bank", KEY, resume=False)
+    (part / "last.pt").write_text("whole")
+    (part / ".best.pt.17.tmp").write_text("ha")
+    (part / ".bank.17.tmp").mkdir()
+    (part / ".bank.17.tmp" / ".index.bin.17.tmp").write_text("ha")
+    store.start("bank", KEY, resume=True)
+    assert [path.name for path in part.rglob("*")] == ["last.pt"]
+
+
 def test_a_finished_artifact_is_replaced_whole(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     (store.start("bank", KEY, resume=False) / "old").write_text("x")

@@ -72,7 +72,7 @@ SETTINGS = rows(
         ("value interval of no column", "--val_interval='{price: \"[1,2]\"}'", "val_interval|price"),
         ("unload number", "--unload_col=5", "unload_col=5"),
         ("unload text", "--unload_col=timestamp", "unload_col"),
-        ("load number", "--load_col=5", "load_col=5 must name the columns"),
+        ("load number", "--load_col=5", "load_col=5 must be a mapping such as"),
         (
             "load too few",
             "--load_col='{inter: [user_id]}'",
@@ -152,7 +152,7 @@ SETTINGS += rows(
     [
         ("origin unknown", "--regenerate_origins=original+pattren", "unknown origin 'pattren'"),
         ("copies beyond memory", "--original_copies=1000000000000", "original_copies|memory"),
-        ("copies beyond count", f"--original_copies={BIG}", "original_copies=1.* must be below"),
+        ("copies beyond count", f"--original_copies={BIG}", "original_copies=10* must be between 1 and"),
         ("odd width", "--teacher_epochs=2 --regenerator_dropout=3", "regenerator_dropout=3 must be between"),
         ("window", "--window=1", "window=1 must be >= 2"),
     ],
