@@ -59,10 +59,13 @@ class About:
         config, dataset = run.config, run.splits.whole
         base = model.base if isinstance(model, RetrievalRecommender) else None
         product = vars(base.product) if isinstance(base, RecBoleRecommender) else None
+        settings = lasting_settings(config)
+        if isinstance(model, RetrievalRecommender):
+            settings["alpha"] = float(model.fusion.alpha)  # as it was chosen
         about = cls(
             config.model,
             config.dataset,
-            lasting_settings(config),
+            settings,
             dataset.user_num,
             dataset.item_num,
             product,
@@ -98,7 +101,8 @@ class About:
 def lasting_settings(config: RaConfig) -> dict[str, Any]:
     """Collect the settings that a model is built with: chosen ones, and defaults that may change."""
     names = {name for name in config.chosen if config.about(name).shapes & BUILT_FROM}
-    names |= {*config.model_defaults, "MAX_ITEM_LIST_LENGTH", *vars(config.raft), "memory_scope"}
+    names |= {*config.model_defaults, *vars(config.raft), *vars(config.scoring)}
+    names |= {"MAX_ITEM_LIST_LENGTH", "memory_scope"}
     kept = {name: config.chosen.get(name, config.everything[name]) for name in names & config.known}
     return {
         name: value

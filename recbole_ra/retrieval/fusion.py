@@ -89,7 +89,7 @@ class Fusion(nn.Module):
         backbone's temperature stays. ``gate``: as ``raserec``, with an ``alpha`` of each row that is learned
         from the state, the distances of the neighbours and their agreement; at first it is ``alpha``.
     alpha : float
-        Kept with the weights, since it may be chosen after training.
+        May be changed after training; no part of a checkpoint, so that a training can go on with another.
     """
 
     alpha: Tensor
@@ -108,7 +108,7 @@ class Fusion(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.beta = kind, beta
-        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
+        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64), persistent=False)
         channel = functools.partial(
             Channel, width=width, n_heads=n_heads, inner=inner, temperature=temperature, dropout=dropout
         )
