@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 
 
 @contextlib.contextmanager
@@ -156,6 +156,20 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[NDArray[Any]] | None:
             return [arrays[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def read_made(path: Path) -> Any:
+    """Read a JSON file or one array (``.npy``) of an artifact, whose digest was right.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged all the same: somebody changed the manifest, too.
+    """
+    try:
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text())
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        raise CheckpointError(f"{path}: missing or damaged; delete its folder and run again") from error
 
 
 def digest(content: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import digest
+from recbole_ra.core.files import digest, read_made
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.recommenders import BackboneRecommender
@@ -205,7 +204,7 @@ class RegeneratorStages:
         if self._given is not None:
             return self._given[1]
         found = self.run.store.find("regenerator", digest(self.regenerator_content))
-        return [] if found is None else json.loads((found / HISTORY).read_text())
+        return [] if found is None else read_made(found / HISTORY)
 
     # Decoding
 

@@ -30,6 +30,8 @@ def png_figure(path: Path, width: float, height: float, title: str = "") -> Iter
     The file appears complete or not at all, in an existing directory; an older one is replaced.
     """
     figure = Figure((width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    # A terminal of another encoding hands over names with lone surrogates, which no font takes.
+    title = title.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     figure.suptitle(title, fontsize=12, parse_math=False)
     yield figure
     with replacing(path) as temporary, temporary.open("wb") as file, warnings.catch_warnings():

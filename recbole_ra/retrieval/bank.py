@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_ra.core.files import read_made
 from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
@@ -80,7 +81,7 @@ def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Sequent
         found = artifact.found
         if found is not None:
             bank = MemoryBank.load(found / "bank", config.torch_device)
-            states = torch.from_numpy(np.load(found / "train_states.npy", allow_pickle=False))
+            states = torch.from_numpy(read_made(found / "train_states.npy"))
         else:
             folder = run.start(artifact, resume=False)
             states = encode_rows(run, base, run.splits.train)

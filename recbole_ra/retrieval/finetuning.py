@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.core.files import write_json
+from recbole_ra.core.files import read_made, write_json
 from recbole_ra.data.dataset import CompactDataset, Fields
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
@@ -119,7 +118,7 @@ def raft_stage(
 
 def read_choice(path: Path) -> Choice | None:
     """Read what was chosen after training, or None if nothing was."""
-    return Choice.of_json(json.loads(path.read_text())) if path.is_file() else None
+    return Choice.of_json(read_made(path)) if path.is_file() else None
 
 
 def retrieve_rows(run: Run, recommender: RetrievalRecommender, split: CompactDataset) -> Retrieved | None:

@@ -125,6 +125,9 @@ def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str
 
 def load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -> None:
     """Put weights into a model, with one clear line if their shapes differ."""
+    broken = [name for name, values in state.items() if torch.is_tensor(values) and values.isnan().any()]
+    if broken:
+        raise CheckpointError(f"{path}: {broken[0]} holds NaN, so its training went wrong; train it again")
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

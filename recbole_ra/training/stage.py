@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.core.files import replacing
+from recbole_ra.core.files import read_made, replacing
 from recbole_ra.training.run import Artifact, Run
 from recbole_ra.training.setup import stage_config
 from recbole_ra.training.trainer import RaTrainer
@@ -66,7 +65,7 @@ def train_stage(
             afterwards(trainer)
         trainer.move(run.finish(artifact))
     elif learns:
-        trainer.history = json.loads((trainer.folder / HISTORY).read_text())
+        trainer.history = read_made(trainer.folder / HISTORY)
         run.report_epochs(trainer.history)
         trainer.load_best()
     return trainer

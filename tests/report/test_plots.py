@@ -74,7 +74,7 @@ def test_a_picture_that_cannot_be_finished_leaves_nothing(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("title", ["美妆 данные", "a$b$c_{", "$x", "\\frac"])
+@pytest.mark.parametrize("title", ["美妆 данные", "a$b$c_{", "$x", "\\frac", "l\udcc3\udca4den"])
 def test_any_name_can_be_a_title(tmp_path: Path, title: str) -> None:
     learning_curve(HISTORY, tmp_path / "x.png", metric=METRIC, best_epoch=None, title=title)
     assert (tmp_path / "x.png").is_file()
