@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -201,7 +202,9 @@ def test_ctrl_c_leaves_nothing_half_written(data: Callable[[str], Path]) -> None
     data(good())
     endless = ["--epochs=100000", "--stopping_step=100000", "--hidden_size=16", "--use_gpu=false"]
     words = [sys.executable, "-m", "recbole_ra", "--model=SASRec", "--dataset=shop", *endless]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, children would inherit that interrupts are ignored.
+    restored = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=restored)
     deadline = time.monotonic() + 60
     while not list(Path("saved").glob("*/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
