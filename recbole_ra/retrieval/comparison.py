@@ -24,7 +24,7 @@ BY_SIZE = 4
 
 
 def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found: Retrieved) -> pd.DataFrame:
-    """Return what the rows of a split are grouped by, one line each in the order of ranking, as text."""
+    """Return what the rows of a split are grouped by, one line each in the order of ranking."""
     order = by_length(split.prefixes)
     rows, found = split.prefixes[order], found[torch.from_numpy(order)]
     popularity = np.bincount(run.splits.train.prefixes.targets, minlength=run.n_items)[rows.targets]
@@ -41,20 +41,22 @@ def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found
     return pd.DataFrame(
         {
             "popularity of the target": _by_size(popularity.astype(float), "{:.0f}"),
-            "length of the history": pd.cut(rows.position, LENGTHS).astype(str),
+            "length of the history": pd.cut(
+                rows.position, LENGTHS, labels=[f"above {low:g}" for low in LENGTHS[:-1]]
+            ),
             "similarity of the nearest memory": _by_size(np.concatenate(nearest), "{:.2f}"),
             "target among what memories brought": np.where(hits, "yes", "no"),
         }
     )
 
 
-def _by_size(values: NDArray[np.floating[Any]], text: str) -> list[str]:
-    """Name the quantile that each value is in by its bounds."""
+def _by_size(values: NDArray[np.floating[Any]], text: str) -> pd.Categorical:
+    """Name the quantile that each value is in by its bounds, in rising order."""
     bounds = np.unique(np.quantile(values, np.linspace(0, 1, BY_SIZE + 1)))
     group = np.clip(np.searchsorted(bounds, values, side="right") - 1, 0, max(len(bounds) - 2, 0))
     upper = bounds[1:] if len(bounds) > 1 else bounds
     names = [f"{text.format(low)} to {text.format(high)}" for low, high in zip(bounds, upper, strict=False)]
-    return [names[place] for place in group]
+    return pd.Categorical.from_codes(group, names, ordered=True)
 
 
 def compare(
@@ -83,7 +85,7 @@ def compare(
         old, new = of_rows(metric, old_ranks), of_rows(metric, ranks[protocol])
         gains = pd.DataFrame({"before": old, "after": new, "gain": new - old})
         groups = {
-            name: {str(group): _summary(part) for group, part in gains.groupby(facts[name].to_numpy())}
+            name: {str(group): _summary(part) for group, part in gains.groupby(facts[name], observed=True)}
             for name in facts
         }
         differs = bool((gains["gain"] != 0).any()) and len(gains) > 1
