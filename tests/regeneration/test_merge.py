@@ -129,4 +129,4 @@ def test_arguments_that_do_not_fit() -> None:
 def test_no_copy_of_the_originals_is_refused_with_the_settings() -> None:
     problems: list[str] = []
     read(RegenerationSettings, {"original_copies": 0}, problems)
-    assert problems == ["original_copies=0 must be >= 1"]
+    assert problems == ["original_copies=0 must be between 1 and 1000"]

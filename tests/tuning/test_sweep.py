@@ -85,7 +85,7 @@ def test_no_trial_looks_at_the_test_split(words: Words, tmp_path: Path, machine:
     results = [pd.read_json(path, typ="series") for path in (tmp_path / "sweep").glob("*/*/*/result.json")]
     assert len(results) == 2
     assert all(result["test"] == {} for result in results)
-    (tested,) = (tmp_path / "sweep" / "best").glob("Ra*/result.json")
+    (tested,) = (tmp_path / "sweep" / "best").glob("SASRec-*/result.json")
     assert pd.read_json(tested, typ="series")["test"]["unmasked"]["recall@10"] > 0
 
 
