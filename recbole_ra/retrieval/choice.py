@@ -81,11 +81,13 @@ class Choice:
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
-        shown = self.candidates
-        if not self.keeps_backbone:
-            shown = [candidate for candidate in shown if candidate.setting == self.chosen]
+        shown = [
+            candidate
+            for candidate in self.candidates
+            if (candidate.setting["alpha"] < 1 if self.keeps_backbone else candidate.setting == self.chosen)
+        ]
         best = max(shown, key=lambda candidate: candidate.gain[self.protocol])
-        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in best.gain)
+        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in PROTOCOLS)
         about = f"alpha {best.setting['alpha']:g}: validation {self.metric} {gains}"
         if self.keeps_backbone:
             return f"the backbone was kept: memories do not help beyond the standard error (best {about})"
