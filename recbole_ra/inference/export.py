@@ -185,7 +185,7 @@ def _contents(
 ) -> tuple[dict[str, tuple[NDArray[Any], str]], dict[str, Any]]:
     """Return the arrays by file name, each with what it is, and what the README says beside them."""
     arrays = {_ITEMS: (_plain(model.item_table), "vector of each item; row 0 is padding, not an item")}
-    score = f"score of item i = state · {_ITEMS}[i]"
+    score = f"score of item i = dot(state, {_ITEMS}[i])"
     if model.item_bias is not None:
         arrays[_BIAS] = (_plain(model.item_bias), "constant part of each item's score")
         score += f" + {_BIAS}[i]"
@@ -204,8 +204,8 @@ def _contents(
     if bias is not None:
         constant, added = _constant(base), "history_bias.constant"
         if bias.slope is not None:
-            arrays[_SLOPE] = (_plain(bias.slope), "what the state adds to the history bias: state · this")
-            added = f"({added} + state · {_SLOPE})"
+            arrays[_SLOPE] = (_plain(bias.slope), "what the state adds to the history bias: dot(state, this)")
+            added = f"({added} + dot(state, {_SLOPE}))"
         about["history_bias"] = {"kind": "scalar" if bias.slope is None else "state", "constant": constant}
         score += f" + {added} if i is in the history"
     if memory is not None:
@@ -213,7 +213,7 @@ def _contents(
             arrays[f"{_MEMORY}/{name}.npy"] = (getattr(memory.bank, name), what)
         about["memory"] = _about_memory(recommender, memory)
         about["memory"] = _about_memory(recommender, memory)
-    about["score"] = score + ("" if memory is None else "; memories change it: memory.effect")
+    about["score"] = score + ("" if memory is None else "; what memories do to it: memory.effect")
     return arrays, about
 
 
@@ -267,9 +267,8 @@ def _plain(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
 
 
-def _versions(*more: str) -> dict[str, str]:
-    names = ("torch", "numpy", "faiss-cpu", *more)
-    return {"recbole_ra": __version__, **{name: version(name) for name in names}}
+def _versions() -> dict[str, str]:
+    return {"recbole_ra": __version__, **{name: version(name) for name in ("torch", "numpy", "faiss-cpu")}}
 
 
 def _faiss_kind(memory: RetrievalRecommender) -> str:
@@ -354,7 +353,7 @@ def _checked_encoder(recommender: Recommender, model: SequentialModel) -> tuple[
             "largest_difference": difference,
             "tolerance": TOLERANCE,
         },
-        "versions": _versions(*ONNX_PACKAGES),
+        "versions": {name: version(name) for name in ONNX_PACKAGES},
     }
 
 
