@@ -85,6 +85,24 @@ def test_scores_follow_from_plain_files(model: str, exported: Exported) -> None:
     assert found == pytest.approx(scores(recommender), abs=1e-5)
 
 
+def test_a_history_bias_that_follows_from_the_state(trained: Trained, tmp_path: Path) -> None:
+    recommender = trained("SASRec").load()
+    backbone = recommender.scorer.model.backbone
+    backbone.learn_history_bias("state")
+    with torch.no_grad():
+        backbone.history_bias.constant.fill_(0.2)
+        backbone.history_bias.slope.copy_(torch.linspace(-1, 1, backbone.width))
+    folder = recommender.export(tmp_path / "exported")
+    about = json.loads((folder / "README.json").read_text())["history_bias"]
+    history, length = padded(HISTORIES, ids_by_token(folder), 6)
+    state = states(recommender, history, length)
+    found, added = state @ np.load(folder / "items.npy").T, state @ np.load(folder / "history_bias.npy")
+    for row, items in enumerate(history):
+        found[row, np.unique(items[items > 0])] += about["constant"] + added[row]
+    assert about["kind"] == "state"
+    assert found == pytest.approx(scores(recommender), abs=1e-5)
+
+
 @pytest.mark.parametrize("model", ["GRU4Rec", "RaGRU4Rec", "BERT4Rec"])
 def test_vectors_of_recboles_models(model: str, exported: Exported) -> None:
     recommender, folder, readme = exported(model)
