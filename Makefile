@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 unexport PYTHONHOME PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-tune demo test test-slow lint format bench clean distclean
+.PHONY: help setup setup-tune setup-onnx demo test test-slow lint format bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,12 @@ setup-tune: $(VENV)/.tune ## add Ray and Optuna, for sweeps and several workers
 
 $(VENV)/.tune: $(VENV)/.package requirements-tune.txt
 	@$(PIP) install --no-warn-conflicts --requirement requirements-tune.txt
+	@touch $@
+
+setup-onnx: $(VENV)/.onnx ## add onnx and onnxruntime, for `recbole-ra export --onnx`
+
+$(VENV)/.onnx: $(VENV)/.package requirements-onnx.txt
+	@$(PIP) install --requirement requirements-onnx.txt
 	@touch $@
 
 demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)

@@ -27,6 +27,7 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
        recbole-ra explain [RUN] --user=TOKEN|--history=ITEM,... [--item=ITEM]
        recbole-ra add [RUN] EVENTS
        recbole-ra forget [RUN] USER
+       recbole-ra export [RUN] --out=FOLDER [--onnx] [--overwrite]
 
 Without a command it trains, selects on validation, and tests once. Commands that take a RUN use what it
 left; by default runs/latest. Every setting of RecBole and of ours is --key=value;
@@ -35,7 +36,7 @@ left; by default runs/latest. Every setting of RecBole and of ours is --key=valu
 """
 
 
-OF_A_RUN = ("recommend", "explain", "add", "forget")
+OF_A_RUN = ("recommend", "explain", "add", "forget", "export")
 """Commands that use what a run left (``inference/commands.py``)."""
 
 

@@ -113,6 +113,13 @@ MUTATIONS = (
         "tests/inference/test_contracts.py",
     ),
     Mutation(
+        "a folder that holds something else is replaced by an export",
+        "inference/export.py",
+        "sorted(found - _written(folder))",
+        "sorted(found - found)",
+        "tests/inference/test_export.py",
+    ),
+    Mutation(
         "a changed file is not noticed",
         "core/store.py",
         "if told != now[name]",

@@ -56,6 +56,7 @@ ONLY_IN = {
     "faiss": {"retrieval/index.py"},
     "ray": {"tuning"},
     "optuna": {"tuning"},
+    "onnxruntime": {"inference/export.py"},
 }
 DISTRIBUTIONS = {"yaml": "pyyaml", "faiss": "faiss-cpu"}
 
@@ -163,7 +164,7 @@ def test_import_loads_neither_ray_nor_recboles_quick_start(module: str) -> None:
 
 
 def test_requirements_are_exact_and_name_no_index() -> None:
-    for name in ("requirements.txt", "requirements-tune.txt"):
+    for name in ("requirements.txt", "requirements-tune.txt", "requirements-onnx.txt"):
         assert pins(name)
         assert "://" not in (REPO / name).read_text()
 
@@ -192,7 +193,7 @@ def test_makefile_installs_the_declared_recbole_and_requirements_leave_it_out() 
 
 def test_everything_that_the_package_imports_is_declared() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in entries("options", "install_requires")}
-    declared |= set(pins("requirements-tune.txt"))
+    declared |= {*pins("requirements-tune.txt"), *pins("requirements-onnx.txt")}
     undeclared = {
         f"{where(path, line)} imports {name}"
         for path in FILES

@@ -1,4 +1,4 @@
-"""The commands that use what a run left: recommend, explain, add and forget."""
+"""The commands that use what a run left: recommend, explain, add, forget and export."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from recbole_ra.core.console import say, show
 from recbole_ra.core.errors import RequestError
+from recbole_ra.inference.export import check_folder, require_onnx
 from recbole_ra.inference.files import editing
 from recbole_ra.inference.loading import load
 from recbole_ra.inference.output import check_ending, table_writer
@@ -127,6 +128,24 @@ def forget(words: Sequence[str]) -> int:
         f"forgotten: {given.user}, with history and memories ({removed}); what the weights learned stays, "
         "and the data set and saved/ are as they were"
     )
+    return 0
+
+
+def export(words: Sequence[str]) -> int:
+    """Write what a run left as plain files, for other programs."""
+    parser = _parser("export", "Write vectors, memories and encoder as plain files.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--onnx", action="store_true", help="the encoder too, as ONNX, compared with torch")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    given = parser.parse_args(words)
+    check_folder(given.out, overwrite=given.overwrite)
+    if given.onnx:
+        require_onnx()
+    recommender = load(given.run)
+    recommender.export(given.out, onnx=given.onnx, overwrite=given.overwrite)
+    memories = "" if recommender.memory is None else f", {len(recommender.memory.bank):,} memories"
+    encoder = ", the encoder as ONNX, which gives torch's states" if given.onnx else ""
+    show(f"{given.out}: vectors of {len(recommender.items) - 1:,} items{memories}{encoder}")
     return 0
 
 

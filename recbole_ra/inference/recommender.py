@@ -1,4 +1,4 @@
-"""A trained model as a recommender: recommends, explains, remembers and forgets."""
+"""A trained model as a recommender: recommends, explains, remembers, forgets, and is exported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recbole_ra.core.errors import RecboleRaError, RequestError, explain_memory_
 from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.inference.about import About
 from recbole_ra.inference.explanation import Explanation, explain
+from recbole_ra.inference.export import export
 from recbole_ra.inference.files import save_recommender
 from recbole_ra.inference.remembering import Added, add_events, forget_user
 from recbole_ra.inference.requests import Requests, of_histories, of_users, refuse_cold, request_times
@@ -295,3 +296,16 @@ class Recommender:
         save_recommender(self, target)
         self.folder = target
         return target
+
+    def export(self, folder: str | Path, *, onnx: bool = False, overwrite: bool = False) -> Path:
+        """Write vectors, memories and, with ``onnx``, the encoder as plain files that appear whole.
+
+        A README.json among them says what each file is and what a score is.
+
+        Raises
+        ------
+        RecboleRaError
+            If the folder exists, the model has no vectors of items or no encoder of ours, a package is
+            missing, or onnxruntime gives other states than torch; then nothing is written.
+        """
+        return export(self, Path(folder), onnx=onnx, overwrite=overwrite)

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def item_vectors(recommender: Recommender) -> Tensor:
-    """Return the vector of each item, scaled to length 1, shape [items, D].
+def scored_by_vectors(recommender: Recommender, asked: str) -> SequentialModel:
+    """Return the model as one that tells the vectors of items, which are those of its weights now.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    asked : str
+        What needs them, for the message.
 
     Raises
     ------
@@ -37,11 +43,22 @@ def item_vectors(recommender: Recommender) -> Tensor:
             model = RecBoleRecommender(model, scorer.n_items, scorer.fields, probe)
         except SettingsError as error:
             raise RequestError(
-                f"similar_items: {recommender.about.model} does not score by vectors of items, so there is "
-                "nothing to compare; use a model that --help lists with Ra before it"
+                f"{asked}: {recommender.about.model} does not score by vectors of items, so there are none; "
+                "use a model that --help lists with Ra before it"
             ) from error
     model.represent(probe)  # RecBole's models tell their item vectors as they encode
-    table = model.item_table
+    return model
+
+
+def item_vectors(recommender: Recommender) -> Tensor:
+    """Return the vector of each item, scaled to length 1, shape [items, D].
+
+    Raises
+    ------
+    RequestError
+        If the model has none.
+    """
+    table = scored_by_vectors(recommender, "similar_items").item_table.detach()
     return table / table.norm(dim=1, keepdim=True).clamp_min(torch.finfo(table.dtype).tiny)
 
 
