@@ -75,8 +75,9 @@ def save_recommender(recommender: Recommender, folder: Path) -> None:
 
 def _write_table(path: Path, columns: dict[str, Any]) -> None:
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
+    # As open files: Arrow takes no path that is not UTF-8.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        parquet.write_table(table, file)
 
 
 def model_folder(path: Path) -> Path:
@@ -162,7 +163,8 @@ def read_data(folder: Path) -> tuple[Items, Tokens, SequenceTable]:
 
 def _read_table(path: Path) -> dict[str, list[str | None]]:
     try:
-        return parquet.read_table(path).to_pydict()
+        with path.open("rb") as file:
+            return parquet.read_table(file).to_pydict()
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, "is not readable") from error
 

@@ -56,7 +56,8 @@ def _by_size(values: NDArray[np.floating[Any]], text: str) -> pd.Categorical:
     group = np.clip(np.searchsorted(bounds, values, side="right") - 1, 0, max(len(bounds) - 2, 0))
     upper = bounds[1:] if len(bounds) > 1 else bounds
     names = [f"{text.format(low)} to {text.format(high)}" for low, high in zip(bounds, upper, strict=False)]
-    return pd.Categorical.from_codes(group, names, ordered=True)
+    # Neighbouring groups may read alike once their bounds are rounded: then they are one.
+    return pd.Categorical([names[place] for place in group], list(dict.fromkeys(names)), ordered=True)
 
 
 def compare(

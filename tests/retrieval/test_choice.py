@@ -14,7 +14,7 @@ from recbole_ra.data.dataset import Fields
 from recbole_ra.models.history import HistoryBias
 from recbole_ra.retrieval import choice
 from recbole_ra.retrieval.choice import Candidate, Choice, choose, use
-from recbole_ra.retrieval.comparison import compare
+from recbole_ra.retrieval.comparison import _by_size, compare
 from recbole_ra.retrieval.finetuning import build_fusion, cached
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import Mixture
@@ -227,3 +227,9 @@ def test_ranks_of_a_history_bias(make: Callable[..., Any], tiny_splits: Any) -> 
             fresh = short & (masked < 1000)
             assert torch.equal(unmasked[fresh], masked[fresh])
             assert fresh.any()
+
+
+def test_groups_that_read_alike_are_one() -> None:
+    found = _by_size(np.array([0.991, 0.992, 0.993, 0.5]), "{:.1f}")
+    assert list(found.categories) == ["0.5 to 0.9", "0.9 to 1.0", "1.0 to 1.0"]
+    assert list(_by_size(np.array([0.991, 0.992, 0.993]), "{:.1f}").categories) == ["1.0 to 1.0"]
