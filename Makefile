@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 unexport PYTHONHOME PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-tune setup-onnx demo test test-slow lint format bench clean distclean
+.PHONY: help setup setup-tune setup-serve setup-onnx demo test test-slow test-page lint format bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,12 @@ $(VENV)/.tune: $(VENV)/.package requirements-tune.txt
 	@$(PIP) install --no-warn-conflicts --requirement requirements-tune.txt
 	@touch $@
 
+setup-serve: $(VENV)/.serve ## add FastAPI, for `recbole-ra serve`, and what tests it
+
+$(VENV)/.serve: $(VENV)/.package requirements-serve.txt
+	@$(PIP) install --no-warn-conflicts --requirement requirements-serve.txt
+	@touch $@
+
 setup-onnx: $(VENV)/.onnx ## add onnx and onnxruntime, for `recbole-ra export --onnx`
 
 $(VENV)/.onnx: $(VENV)/.package requirements-onnx.txt
@@ -47,13 +53,17 @@ demo: setup ## train and evaluate on the data set that RecBole brings along (ARG
 	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 $(ARGS)
 
 # One process for each core; what belongs in one process is said in tests/conftest.py.
-test: setup-tune ## quick tests (ARGS=... is passed on to pytest; ARGS=-n0 for one process)
+test: setup-tune setup-serve setup-onnx ## quick tests (ARGS=... is passed on to pytest; ARGS=-n0 for one process)
 	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=8 $(ARGS)
 
-test-slow: setup-tune ## tests that train models or need real data
+test-slow: setup-tune setup-serve setup-onnx ## tests that train models or need real data
 	$(RUN) -m pytest -q -m slow $(ARGS)
 
-lint: setup ## ruff, format and types
+test-page: setup-serve ## tests of the served page in Chromium (Debian: chromium, chromium-driver)
+	$(RUN) -m pytest -q -m page -rs $(ARGS)
+
+# Types of what is served are those of FastAPI and pydantic.
+lint: setup-serve ## ruff, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import sys
 import textwrap
@@ -28,6 +29,7 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
        recbole-ra add [RUN] EVENTS
        recbole-ra forget [RUN] USER
        recbole-ra export [RUN] --out=FOLDER [--onnx] [--overwrite]
+       recbole-ra serve [RUN] [--port=8000] [--host=127.0.0.1]
 
 Without a command it trains, selects on validation, and tests once. Commands that take a RUN use what it
 left; by default runs/latest. Every setting of RecBole and of ours is --key=value;
@@ -36,8 +38,11 @@ left; by default runs/latest. Every setting of RecBole and of ours is --key=valu
 """
 
 
-OF_A_RUN = ("recommend", "explain", "add", "forget", "export")
-"""Commands that use what a run left (``inference/commands.py``)."""
+OF_A_RUN = {
+    **dict.fromkeys(("recommend", "explain", "add", "forget", "export"), "recbole_ra.inference.commands"),
+    "serve": "recbole_ra.serving.command",
+}
+"""Commands that use what a run left, and the modules that hold them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,9 +84,7 @@ def command(words: Sequence[str]) -> int:
     if words[0] == "prepare":
         return prepare(words[1:])
     if words[0] in OF_A_RUN:
-        from recbole_ra.inference import commands
-
-        return int(getattr(commands, words[0])(words[1:]))
+        return int(getattr(importlib.import_module(OF_A_RUN[words[0]]), words[0])(words[1:]))
     if words[0] == "tune":
         return tune(words[1:])
     if words[0] == "regenerate":

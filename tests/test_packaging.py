@@ -32,6 +32,7 @@ LAYERS = (
     "inference",
     "pipeline",
     "tuning",
+    "serving",
     "cli",
 )
 TOP = len(LAYERS)
@@ -56,9 +57,16 @@ ONLY_IN = {
     "faiss": {"retrieval/index.py"},
     "ray": {"tuning"},
     "optuna": {"tuning"},
+    "fastapi": {"serving"},
+    "pydantic": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
     "onnxruntime": {"inference/export.py"},
 }
 DISTRIBUTIONS = {"yaml": "pyyaml", "faiss": "faiss-cpu"}
+
+EXTRAS = ("requirements-tune.txt", "requirements-serve.txt", "requirements-onnx.txt")
 
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[a-z,]+\])?==(?P<version>[0-9][\w.]*)  # \S.*")
 
@@ -157,22 +165,23 @@ def test_no_string_names_a_device() -> None:
 
 
 @pytest.mark.parametrize("module", ["recbole_ra", "recbole_ra.cli"])
-def test_import_loads_neither_ray_nor_recboles_quick_start(module: str) -> None:
-    code = f"import sys, {module}; print(*{{'ray', 'recbole.quick_start'}} & set(sys.modules))"
+def test_import_loads_no_extra_and_not_recboles_quick_start(module: str) -> None:
+    extras = {"ray", "fastapi", "onnx", "recbole.quick_start"}
+    code = f"import sys, {module}; print(*{extras} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_requirements_are_exact_and_name_no_index() -> None:
-    for name in ("requirements.txt", "requirements-tune.txt", "requirements-onnx.txt"):
+    for name in ("requirements.txt", *EXTRAS):
         assert pins(name)
         assert "://" not in (REPO / name).read_text()
 
 
 def test_requirements_meet_what_the_package_declares() -> None:
-    pinned = pins("requirements.txt")
+    pinned = pins("requirements.txt") | pins("requirements-serve.txt")
     declared = entries("options", "install_requires")
-    for extra in ("test", "dev"):
+    for extra in ("serve", "onnx", "test", "dev"):
         declared += [line for line in entries("options.extras_require", extra)]
     unmet = []
     for line in declared:
@@ -193,7 +202,11 @@ def test_makefile_installs_the_declared_recbole_and_requirements_leave_it_out() 
 
 def test_everything_that_the_package_imports_is_declared() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in entries("options", "install_requires")}
-    declared |= {*pins("requirements-tune.txt"), *pins("requirements-onnx.txt")}
+    declared |= set(pins("requirements-tune.txt"))
+    for extra in ("serve", "onnx"):
+        declared |= {
+            canonicalize_name(Requirement(line).name) for line in entries("options.extras_require", extra)
+        }
     undeclared = {
         f"{where(path, line)} imports {name}"
         for path in FILES
@@ -219,3 +232,9 @@ def test_every_settings_file_is_package_data() -> None:
     packed = {path for pattern in patterns for path in (REPO / "props").glob(pattern)}
     assert packed
     assert packed == {path for path in (REPO / "props").rglob("*") if path.is_file()}
+
+
+def test_the_page_is_package_data() -> None:
+    (pattern,) = setup_cfg()["options.package_data"]["recbole_ra.serving"].split(",")
+    names = {path.name for path in (PACKAGE / "serving").glob(pattern)}
+    assert names == {"index.html", "page.css", "page.js"}

@@ -129,6 +129,31 @@ def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
+def orphans(path: Path) -> list[Path]:
+    """Return folders that a kill left when it cut a replacement of ``path`` short: the earlier ones."""
+    return sorted(path.parent.glob(f".{path.name}.*.old"))
+
+
+def put_back(path: Path) -> None:
+    """Mend a replacement that a kill cut short; to be called by who alone may replace the folder."""
+    left = orphans(path)
+    with explain_disk_errors(path):
+        if left and not path.exists():
+            left.pop().replace(path)
+        for remnant in (*left, *path.parent.glob(f".{path.name}.*.tmp")):
+            remove(remnant)
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the names in a folder, and the files below it, are on the disk."""
+    for name in (*path.rglob("*"), path):
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary sibling, so that no half-written file is ever seen."""
     make_folder(path.parent)

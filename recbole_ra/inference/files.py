@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ from pyarrow import parquet
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import (
     digest,
+    flush_folder,
     held,
+    orphans,
+    put_back,
     read_arrays,
     replacing,
     whole_folder,
@@ -71,6 +74,7 @@ def save_recommender(recommender: Recommender, folder: Path) -> None:
         about = {"format": FORMAT, **dataclasses.asdict(recommender.about)}
         files = fingerprints(part, sorted(path for path in part.rglob("*") if path.is_file()))
         write_json(part / MANIFEST, {"key": digest(about), "about": about, "files": files})
+        flush_folder(part)  # it takes the place of a journal that was on the disk
 
 
 def _write_table(path: Path, columns: dict[str, Any]) -> None:
@@ -174,7 +178,14 @@ def damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path}: {what}; copy the folder again, or train again")
 
 
-def editing(path: Path, busy: Callable[[], None]) -> AbstractContextManager[None]:
-    """Keep other processes from changing the recommender meanwhile; ``busy`` as in ``files.held``."""
-    folder = model_folder(path)
-    return held(folder.with_name(f".{folder.name}.lock"), busy)
+@contextlib.contextmanager
+def editing(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Keep other processes from changing the recommender meanwhile; ``busy`` as in ``files.held``.
+
+    A save that was cut short by a kill is mended first.
+    """
+    cut_short = [folder for folder in (path / MODEL, path) if not folder.exists() and orphans(folder)]
+    folder = cut_short[0] if cut_short else model_folder(path)
+    with held(folder.with_name(f".{folder.name}.lock"), busy):
+        put_back(folder)
+        yield

@@ -14,6 +14,7 @@ from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import SequenceTable, offsets_of
 from recbole_ra.inference.about import About
 from recbole_ra.inference.files import BANK, WEIGHTS, model_folder, read_about, read_data, read_weights
+from recbole_ra.inference.journal import apply_changes, read_journal
 from recbole_ra.inference.recommender import Recommender
 from recbole_ra.inference.scoring import Scorer
 from recbole_ra.inference.tokens import Items, Tokens
@@ -30,7 +31,8 @@ from recbole_ra.training.run import Run
 def load(path: str | Path = "runs/latest", device: torch.device | str = "cpu") -> Recommender:
     """Load the recommender that a run left; the data set need not be there.
 
-    Every file is checked first, and nothing that is loaded is executed.
+    Every file is checked first, and nothing that is loaded is executed. Changes that a server acknowledged
+    since it was saved are part of it.
 
     Parameters
     ----------
@@ -67,7 +69,9 @@ def load(path: str | Path = "runs/latest", device: torch.device | str = "cpu") -
         # RecBole's models tell their item vectors as they encode: of the weights that were loaded now.
         with torch.no_grad():
             model.represent(scorer.probe())
-    return Recommender(about, scorer, items, users, table, folder)
+    recommender = Recommender(about, scorer, items, users, table, folder)
+    apply_changes(recommender, read_journal(folder).changes)
+    return recommender
 
 
 def _observed(about: About, config: RaConfig, trained: Any) -> SequentialModel:

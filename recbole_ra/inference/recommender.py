@@ -109,6 +109,7 @@ class Recommender:
         filter_seen: bool = True,
         items: Iterable[object] | None = None,
         exclude: Iterable[object] | None = None,
+        memories: bool = True,
         on_unknown_items: str = "skip",
     ) -> Selection:
         """Read what may be recommended; parameters and errors as in :meth:`recommend`."""
@@ -116,7 +117,7 @@ class Recommender:
             None if names is None else self.items.require(names, what, on_unknown_items)[0]
             for what, names in (("items", items), ("exclude", exclude))
         )
-        return Selection.of(self.items, k, filter_seen, only, less)
+        return Selection.of(self.items, k, filter_seen, only, less, memories)
 
     def recommend(
         self,
@@ -127,6 +128,7 @@ class Recommender:
         filter_seen: bool = True,
         items: Iterable[object] | None = None,
         exclude: Iterable[object] | None = None,
+        memories: bool = True,
         context: Mapping[str, Any] | None = None,
         on_unknown_items: str = "skip",
         on_cold_users: str = "popular",
@@ -147,6 +149,8 @@ class Recommender:
             Leave out what is in the history.
         items, exclude : iterable of tokens
             Recommend none but these; none of these.
+        memories : bool
+            Look at what is remembered; without, the backbone's state is scored as it is.
         context : mapping
             ``{"time": …}``: when it is asked, one number for all, one for each request, or a mapping from
             user to number; with ``memory_scope=past`` nothing newer is looked at. By default: now, after
@@ -171,7 +175,12 @@ class Recommender:
             users, histories, context=context, on_unknown_items=on_unknown_items, on_cold_users=on_cold_users
         )
         chosen = self.selection(
-            k, filter_seen=filter_seen, items=items, exclude=exclude, on_unknown_items=on_unknown_items
+            k,
+            filter_seen=filter_seen,
+            items=items,
+            exclude=exclude,
+            memories=memories,
+            on_unknown_items=on_unknown_items,
         )
         return pd.concat(self.tables(asked, chosen), ignore_index=True)
 

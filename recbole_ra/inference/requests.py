@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_ra.core.errors import RequestError
-from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, offsets_of
+from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, offsets_of, places
 from recbole_ra.inference.tokens import Items, Tokens, as_names, listed
 from recbole_ra.prepare.readers import guess_columns
 
@@ -46,6 +46,20 @@ class Requests:
 
     def __getitem__(self, rows: IntArray | slice) -> Requests:
         return Requests(self.labels[rows], self.histories[rows], self.times[rows], self.unknown_items)
+
+    @classmethod
+    def joined(cls, several: Sequence[Requests]) -> Requests:
+        """Return all requests of several as one, labelled with their numbers from 0 on."""
+        rows = [one.histories for one in several]
+        items = [one.table.items[places(one.flat_position - one.position, one.position)] for one in rows]
+        table = SequenceTable.from_arrays(
+            np.concatenate(items),
+            offsets_of(np.concatenate([one.position for one in rows])),
+            rows[0].table.n_items,
+            users=np.concatenate([one.users for one in rows]),
+        )
+        whole = Prefixes(table, np.arange(len(table)), table.lengths, rows[0].max_length)
+        return cls(np.arange(len(table)), whole, np.concatenate([one.times for one in several]))
 
     @property
     def cold(self) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, places
 from recbole_ra.inference.requests import NOW, Requests
 from recbole_ra.retrieval.bank import pattern_interaction
+from recbole_ra.retrieval.recommender import RetrievalRecommender
 
 CELLS = 1 << 24
 """Scores held at once: 64 MB, whatever the catalogue."""
@@ -79,14 +81,23 @@ class Scorer:
         """Score every item for an ``Interaction`` or a retrieved query, shape [B, n_items]."""
         return self.model.full_sort_predict(query).view(-1, self.n_items)
 
-    def blocks(self, requests: Requests) -> Iterator[tuple[IntArray, Tensor]]:
+    @torch.no_grad()
+    def scores_without_memories(self, interaction: Any) -> Tensor:
+        """Score every item for an ``Interaction`` as if nothing were remembered, shape [B, n_items]."""
+        if not isinstance(self.model, RetrievalRecommender):
+            return self.scores(interaction)
+        query = self.model.query(interaction)
+        return self.scores(dataclasses.replace(query, valid=torch.zeros_like(query.valid)))
+
+    def blocks(self, requests: Requests, *, memories: bool = True) -> Iterator[tuple[IntArray, Tensor]]:
         """Yield rows of the requests and their scores, [b] and [b, n_items]; cold ones are left out."""
+        scores = self.scores if memories else self.scores_without_memories
         rows = np.flatnonzero(~requests.cold)
         rows = rows[np.argsort(requests.histories.lengths[rows], kind="stable")]
         size = max(1, min(ROWS, CELLS // self.n_items))
         for first in range(0, len(rows), size):
             block = rows[first : first + size]
-            yield block, self.scores(self.interaction(requests[block]))
+            yield block, scores(self.interaction(requests[block]))
 
 
 def hide_seen(scores: Tensor, requests: Requests) -> None:

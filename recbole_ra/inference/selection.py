@@ -32,15 +32,24 @@ class Selection:
         Leave out what is in the request's history.
     allowed : int64 array, shape [A]
         Ids of the items that may be recommended, in order.
+    memories : bool
+        Look at what is remembered.
     """
 
     k: int
     filter_seen: bool
     allowed: IntArray
+    memories: bool = True
 
     @classmethod
     def of(
-        cls, items: Items, k: int, filter_seen: bool, only: IntArray | None, exclude: IntArray | None
+        cls,
+        items: Items,
+        k: int,
+        filter_seen: bool,
+        only: IntArray | None,
+        exclude: IntArray | None,
+        memories: bool = True,
     ) -> Selection:
         """Check what a request asks for.
 
@@ -55,7 +64,7 @@ class Selection:
             allowed = np.setdiff1d(allowed, exclude)
         if not len(allowed):
             raise RequestError("items, exclude: leave no item to recommend; name others")
-        return cls(k, filter_seen, allowed)
+        return cls(k, filter_seen, allowed, memories)
 
 
 def check_k(k: int, n_items: int) -> None:
@@ -93,7 +102,7 @@ def recommendations(
         score = np.full((len(chunk), k), np.nan, dtype=np.float32)
         there = np.ones((len(chunk), k), dtype=np.bool_)
         found[chunk.cold] = popular
-        for rows, scores in scorer.blocks(chunk):
+        for rows, scores in scorer.blocks(chunk, memories=selection.memories):
             if selection.filter_seen:
                 hide_seen(scores, chunk[rows])
             values, columns = best(scores[:, 1:] if everything else scores[:, allowed], k)

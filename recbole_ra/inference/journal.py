@@ -1,0 +1,177 @@
+"""Changes since a recommender was saved, in its folder: written ahead, and applied when it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.files import explain_disk_errors, flush_folder
+
+if TYPE_CHECKING:
+    from recbole_ra.inference.recommender import Recommender
+
+JOURNAL = "journal.jsonl"
+
+Event = tuple[str, str, float]
+"""User, item, time."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One acknowledged request: events that were added, or a user that was forgotten."""
+
+    events: tuple[Event, ...] = ()
+    forgotten: str | None = None
+
+    def line(self) -> bytes:
+        """Return it as a line that starts with a checksum."""
+        content = {"forget": self.forgotten} if self.forgotten is not None else {"add": self.events}
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+        return b"%08x %s\n" % (zlib.crc32(text), text)
+
+    @classmethod
+    def of(cls, line: bytes) -> Change | None:
+        """Read a line; None if it is not as it was written."""
+        checksum, _, text = line.rstrip(b"\n").partition(b" ")
+        if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+            return None
+        content = json.loads(text)
+        if "forget" in content:
+            return cls(forgotten=content["forget"])
+        return cls(events=tuple((user, item, float(time)) for user, item, time in content["add"]))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a journal holds.
+
+    Attributes
+    ----------
+    changes : list of Change
+    size : int
+        Bytes of these.
+    torn : int
+        Bytes after them: of a change that was being written, and not acknowledged.
+    """
+
+    changes: list[Change]
+    size: int = 0
+    torn: int = 0
+
+
+def read_journal(folder: Path) -> Written:
+    """Read the journal of a recommender's folder; there may be none.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged before its end.
+    """
+    path = folder / JOURNAL
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return Written([])
+    changes = [Change.of(line) for line in lines]
+    sound = next((place for place, change in enumerate(changes) if change is None), len(lines))
+    if any(change is not None for change in changes[sound:]):
+        raise CheckpointError(
+            f"{path}: line {sound + 1} is damaged; copy the folder again, or delete it to go on without"
+        )
+    size = sum(map(len, lines[:sound]))
+    torn = sum(map(len, lines[sound:]))
+    return Written([change for change in changes if change is not None], size, torn)
+
+
+class Journal:
+    """Appends changes to the journal of a folder that no other process changes.
+
+    What was torn at its end by a kill is cut off.
+
+    Attributes
+    ----------
+    torn : int
+        Bytes that were.
+    changes : int
+        In the file; 0 says that the folder alone is all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.torn = 0
+        self._open()
+
+    def _open(self) -> None:
+        written = read_journal(self.folder)
+        self.changes, self._size, self.torn = len(written.changes), written.size, written.torn
+        path = self.folder / JOURNAL
+        with explain_disk_errors(path):
+            self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115  # until close
+            self._file.truncate(self._size)
+            flush_folder(self.folder)
+
+    def append(self, changes: Iterable[Change]) -> None:
+        """Write changes; when this returns they are on the disk, and if it raises none is there."""
+        lines = [change.line() for change in changes]
+        content = b"".join(lines)
+        try:
+            with explain_disk_errors(self.folder / JOURNAL):
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(content)
+        self.changes += len(lines)
+
+    def compact(self, recommender: Recommender) -> None:
+        """Save the recommender, to which every change was applied; the journal starts from nothing."""
+        if self.changes:
+            recommender.save(self.folder)
+            self._file.close()
+            self._open()
+
+    def close(self) -> None:
+        """Close the file; an empty one is removed."""
+        self._file.close()
+        if not self.changes:
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+
+
+def apply_changes(recommender: Recommender, changes: Iterable[Change]) -> None:
+    """Apply changes in their order, as often as one likes: what is known already changes nothing."""
+    for change in _merged(changes):
+        if change.forgotten is None:
+            recommender.add(change.events)
+        elif change.forgotten in recommender.users:
+            recommender.forget(change.forgotten)
+
+
+def _merged(changes: Iterable[Change]) -> Iterator[Change]:
+    """Join consecutive additions where that makes the same histories.
+
+    Of one addition a user's events are taken in the order of their times, so an event that is older than
+    one before it starts another.
+    """
+    events: list[Event] = []
+    latest: dict[str, float] = {}
+    for change in changes:
+        late = any(time < latest.get(user, time) for user, _, time in change.events)
+        if events and (late or change.forgotten is not None):
+            yield Change(tuple(events))
+            events, latest = [], {}
+        if change.forgotten is not None:
+            yield change
+        for user, item, time in change.events:
+            events.append((user, item, time))
+            latest[user] = max(time, latest.get(user, time))
+    if events:
+        yield Change(tuple(events))
