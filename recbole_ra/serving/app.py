@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from recbole_ra import __version__
 from recbole_ra.serving.desk import Desk
 from recbole_ra.serving.engine import Engine
-from recbole_ra.serving.gate import PAGE, Gate, Limits
+from recbole_ra.serving.gate import LOCAL, PAGE, Gate, Limits
 from recbole_ra.serving.metrics import CONTENT_TYPE, Metrics
 from recbole_ra.serving.problems import Refusal, of_validation
 from recbole_ra.serving.schema import (
@@ -63,7 +63,7 @@ class Options:
     """
 
     key: str | None = None
-    hosts: tuple[str, ...] | None = ("localhost", "127.0.0.1", "[::1]")
+    hosts: tuple[str, ...] | None = LOCAL
     batch: int = 64
     window: float = 0.002
     limits: Limits = field(default_factory=Limits)

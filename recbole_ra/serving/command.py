@@ -21,8 +21,6 @@ from recbole_ra.inference.loading import load
 
 KEY = "RECBOLE_RA_API_KEY"
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
-GRACE = 30
-"""Seconds that requests have to end when the server is stopped."""
 
 
 def serve(words: Sequence[str]) -> int:
@@ -40,12 +38,17 @@ def serve(words: Sequence[str]) -> int:
     parser.add_argument(
         "--window", type=float, default=2, help="milliseconds that one waits for others (default: 2)"
     )
+    parser.add_argument(
+        "--timeout", type=float, default=10, help="seconds for headers, and for a body (default: 10)"
+    )
     given = parser.parse_args(words)
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise RecboleRaError(f"serve: {', '.join(missing)} missing; pip install 'recbole_ra[serve]'")
     if given.batch < 1 or not 0 <= given.window <= 1000:
         raise SettingsError("serve: --batch must be at least 1, --window between 0 and 1000")
+    if not 0 < given.timeout < float("inf"):
+        raise SettingsError("serve: --timeout must be a number of seconds above 0")
     key = api_key()
     with bound(given.host, given.port) as (listener, address, is_loopback):
         if not is_loopback and key is None:
@@ -64,6 +67,7 @@ def serve(words: Sequence[str]) -> int:
 def _serve(given: argparse.Namespace, key: str | None, listener: socket.socket, address: str) -> int:
     from recbole_ra.serving.app import Options, build_app
     from recbole_ra.serving.desk import Desk
+    from recbole_ra.serving.gate import LOCAL, Limits
     from recbole_ra.serving.server import run_server
 
     recommender = load(given.run)
@@ -73,11 +77,15 @@ def _serve(given: argparse.Namespace, key: str | None, listener: socket.socket, 
         say(f"recbole-ra: {journal.changes} changes were not saved yet; they are part of it again")
     if journal.torn:
         say(f"recbole-ra: {journal.torn} bytes of a change that was never acknowledged are dropped")
-    options = Options(key=key, batch=given.batch, window=given.window / 1000)
-    if key is not None:
-        options = Options(key=key, hosts=None, batch=given.batch, window=given.window / 1000)
+    options = Options(
+        key=key,
+        hosts=LOCAL if key is None else None,
+        batch=given.batch,
+        window=given.window / 1000,
+        limits=Limits(seconds=given.timeout),
+    )
     app = build_app(Desk(recommender, journal), options)
-    last = run_server(app, listener, GRACE, lambda: say(f"{recommender!r}\nserving at {address}"))
+    last = run_server(app, listener, given.timeout, lambda: say(f"{recommender!r}\nserving at {address}"))
     say("recbole-ra: stopped; every change is saved")
     return 128 + signal.SIGINT if last == signal.SIGINT else 0
 
@@ -107,17 +115,20 @@ def bound(host: str, port: int) -> Iterator[tuple[socket.socket, str, bool]]:
     SettingsError
         If the address is none of this machine's, or taken.
     """
+    if not 0 <= port <= 65535:
+        raise SettingsError(f"serve: --port={port}: must be from 0 to 65535")
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise SettingsError(
             f"serve: --host={host} --port={port}: is no address; use --host=127.0.0.1"
         ) from error
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # asyncio answers without Nagle's delay only where the protocol is named.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(place)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise SettingsError(f"serve: {host}:{port}: {error}; choose another --port or --host") from error
         found: Any = listener.getsockname()
         name = f"[{found[0]}]" if family == socket.AF_INET6 else found[0]

@@ -19,6 +19,9 @@ from recbole_ra.serving.problems import Refusal
 PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 """Files of the page, which hold nothing secret."""
 
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine for itself."""
+
 _PORT = re.compile(r":\d*$")
 
 OPEN = frozenset({*PAGE, "/health"})

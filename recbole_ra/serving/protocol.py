@@ -10,12 +10,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recbole_ra.serving.problems import MEDIA_TYPE, problem
 
-SECONDS = 10.0
-"""For the headers of a request, from the connection or the answer before it."""
-
 
 class Protocol(H11Protocol):
-    """Uvicorn's protocol, which waits for headers for ever."""
+    """Uvicorn's protocol, which by itself waits for headers for ever."""
+
+    seconds = 10.0
+    """For the headers of a request, from the connection or the answer before it."""
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -42,14 +42,18 @@ class Protocol(H11Protocol):
 
     def _wait(self) -> None:
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self._waiting = self._waiting or self.loop.call_later(SECONDS, self._too_late)
+            self._waiting = self._waiting or self.loop.call_later(self.seconds, self._too_late)
         elif self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
     def _too_late(self) -> None:
-        if not self.transport.is_closing():
-            self._refuse(408, f"the headers did not arrive within {SECONDS:g} s")
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0]:
+            self._refuse(408, f"the headers did not arrive within {self.seconds:g} s")
+        else:  # nothing was asked
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -24,7 +25,9 @@ class _Server(uvicorn.Server):
             self._say_started()
 
 
-def run_server(app: ASGIApp, listener: socket.socket, grace: int, started: Callable[[], None]) -> int | None:
+def run_server(
+    app: ASGIApp, listener: socket.socket, seconds: float, started: Callable[[], None]
+) -> int | None:
     """Serve until a signal comes.
 
     Parameters
@@ -32,8 +35,9 @@ def run_server(app: ASGIApp, listener: socket.socket, grace: int, started: Calla
     app : ASGI application
     listener : socket
         Bound.
-    grace : int
-        Seconds that requests have to end then.
+    seconds : float
+        For the headers of a request. When a signal has come, requests have three times that to end: for
+        headers, body and answer.
     started : callable
         Called when it listens.
 
@@ -44,13 +48,13 @@ def run_server(app: ASGIApp, listener: socket.socket, grace: int, started: Calla
     """
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=type("Timed", (Protocol,), {"seconds": seconds}),
         ws="none",
         log_config=None,
         log_level="error",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=math.ceil(3 * seconds),
     )
     seen: list[int] = []
 
