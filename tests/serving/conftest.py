@@ -21,11 +21,8 @@ from matplotlib.figure import Figure
 import recbole_ra
 from asking import Client
 from recbole_ra.serving.app import Options
+from serving_runs import EVIL, REPO
 from walks import leave_undrawn, settings_below, write_walks
-
-REPO = Path(__file__).resolve().parents[2]
-EVIL = "<script>document.title = 'owned'</script> & <b>"
-"""Title of the item ``i1``."""
 
 
 @pytest.fixture(scope="session")
