@@ -95,7 +95,7 @@ MUTATIONS = (
         "memories are used also where they do harm",
         "retrieval/choice.py",
         "helping = [candidate for candidate in candidates if candidate.helps(protocol)]",
-        "helping = candidates[1:]",
+        "helping = candidates[-1:]",
         "tests/pipeline/test_repeats.py",
     ),
     Mutation(
