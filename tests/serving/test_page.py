@@ -75,7 +75,7 @@ class Page:
         self.wait(lambda: "items" in self.text("about"))
 
     def wait(self, true: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.browser, 20, 0.05).until(lambda _: true())
+        return WebDriverWait(self.browser, 90, 0.05).until(lambda _: true())
 
     def text(self, name: str) -> str:
         return str(self.browser.find_element(By.ID, name).text)
