@@ -123,9 +123,8 @@ def main() -> None:
         server = Server(given.run, Path(below))
         try:
             load(server, 8, 200, lambda seed: recommends(items, 100 + seed))  # warm
-            print(
-                "| connections | requests | requests/s | p50 ms | p95 ms | p99 ms |\n|---|---|---|---|---|---|"
-            )
+            print("| connections | requests | requests/s | p50 ms | p95 ms | p99 ms |")
+            print("|---|---|---|---|---|---|")
             for connections in (1, 8, 64):
                 found = load(server, connections, given.requests, lambda seed: recommends(items, seed))
                 print(row(str(connections), *found), flush=True)
