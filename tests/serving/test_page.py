@@ -107,6 +107,11 @@ class Page:
         self.wait(lambda: "recommendations" in self.text("status") or self.text("problem"))
         assert self.text("problem") == ""
 
+    def ask_for(self, k: str) -> None:
+        field = self.browser.find_element(By.ID, "k")
+        field.clear()
+        field.send_keys(k)
+
     def errors(self) -> list[str]:
         """What the console complains of; answers of 4xx are on purpose."""
         lines = [entry["message"] for entry in self.browser.get_log("browser")]
@@ -180,7 +185,7 @@ def test_titles_are_text_whatever_they_hold(page: Page) -> None:
     assert page.all("#history li")[0].text.startswith(EVIL)
     page.browser.find_element(By.ID, "clear").click()
     page.add("i0")
-    page.browser.find_element(By.ID, "k").send_keys(Keys.CONTROL + "a", "24")
+    page.ask_for("24")
     page.recommend()
     assert any(EVIL in node.text for node in page.all("#with .items > li"))
     assert page.browser.title == "Recommendations and their memories"
@@ -253,7 +258,7 @@ def test_a_mistake_and_a_server_that_is_gone_are_said(
     server = serve(run).started()
     page = Page(browser, server.url)
     page.add("i2")
-    page.browser.find_element(By.ID, "k").send_keys(Keys.CONTROL + "a", "50")
+    page.ask_for("50")
     page.browser.find_element(By.ID, "recommend").click()
     page.wait(lambda: "there are only 25 items" in page.text("problem"))
     server.ended(9)
