@@ -62,7 +62,7 @@ ONLY_IN = {
     "starlette": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
-    "onnxruntime": {"inference/export.py"},
+    "onnxruntime": {"inference/encoder.py"},
 }
 DISTRIBUTIONS = {"yaml": "pyyaml", "faiss": "faiss-cpu"}
 

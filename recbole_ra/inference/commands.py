@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from recbole_ra.core.console import say, show
 from recbole_ra.core.errors import RequestError
-from recbole_ra.inference.export import check_folder, require_onnx
+from recbole_ra.inference.encoder import require_onnx
+from recbole_ra.inference.export import check_folder
 from recbole_ra.inference.files import editing
 from recbole_ra.inference.loading import load
 from recbole_ra.inference.output import check_ending, table_writer

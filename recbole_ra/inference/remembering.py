@@ -187,6 +187,6 @@ def _encoded(recommender: Recommender, encoder: Any, prefixes: Prefixes) -> NDAr
     keys = []
     for first in range(0, len(prefixes), ROWS):
         rows = prefixes[slice(first, first + ROWS)]
-        requests = Requests(rows.users, rows, np.full(len(rows), np.inf))
-        keys.append(encoder.represent(recommender.scorer.interaction(requests)).cpu().numpy())
+        interaction = recommender.scorer.interaction(Requests.now(rows))
+        keys.append(encoder.represent(interaction).cpu().numpy())
     return np.concatenate(keys)

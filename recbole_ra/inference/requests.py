@@ -48,6 +48,11 @@ class Requests:
         return Requests(self.labels[rows], self.histories[rows], self.times[rows], self.unknown_items)
 
     @classmethod
+    def now(cls, histories: Prefixes) -> Requests:
+        """Return rows as requests, numbered from 0 on, that are asked after everything is remembered."""
+        return cls(np.arange(len(histories)), histories, np.full(len(histories), NOW))
+
+    @classmethod
     def joined(cls, several: Sequence[Requests]) -> Requests:
         """Return all requests of several as one, labelled with their numbers from 0 on."""
         rows = [one.histories for one in several]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, places
-from recbole_ra.inference.requests import NOW, Requests
+from recbole_ra.inference.requests import Requests
 from recbole_ra.retrieval.bank import pattern_interaction
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 
@@ -74,7 +74,7 @@ class Scorer:
             np.arange(1, n + 1), np.arange(n + 1), self.n_items, users=np.zeros(n, np.int64)
         )
         rows = Prefixes(table, np.arange(n), table.lengths, self.max_length)
-        return self.interaction(Requests(np.arange(n), rows, np.full(n, NOW)))
+        return self.interaction(Requests.now(rows))
 
     @torch.no_grad()
     def scores(self, query: Any) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 import recbole_ra
 from recbole_ra.cli import main
 from recbole_ra.core.errors import RecboleRaError, RequestError
+from recbole_ra.inference import encoder as encoding
 from recbole_ra.inference import export as exporting
 from recbole_ra.models.recbole_models import RecBoleRecommender
 
@@ -27,7 +28,7 @@ HISTORIES = [["i1"], ["i3", "i4", "i5"], ["i9", "i2", "i9", "i4", "i7", "i1", "i
 
 
 def needs_onnx() -> None:
-    for name in exporting.ONNX_PACKAGES:
+    for name in encoding.ONNX_PACKAGES:
         pytest.importorskip(name, reason="make setup-onnx installs it")
 
 
@@ -229,17 +230,17 @@ def test_onnx_tells_nothing_of_the_machine(exported: Exported) -> None:
 def test_onnx_where_histories_are_of_one_item(trained: Trained) -> None:
     needs_onnx()
     recommender = trained("SASRec").load()
-    encoder = exporting._Encoder(recommender.scorer.model.backbone)
-    content, _ = exporting._as_onnx(encoder, max_length=1)
+    encoder = encoding._Encoder(recommender.scorer.model.backbone)
+    content, _ = encoding._as_onnx(encoder, max_length=1)
     recommender.scorer.max_length = 1
-    assert exporting._difference(encoder, content, exporting._real_histories(recommender)) <= 1e-5
+    assert encoding._difference(encoder, content, encoding.real_histories(recommender)) <= 1e-5
 
 
 def test_an_encoder_that_differs_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_onnx()
-    really = exporting._as_onnx
+    really = encoding._as_onnx
 
     def moved(encoder: Any, max_length: int) -> Any:
         made = really(encoder, max_length)
@@ -247,7 +248,7 @@ def test_an_encoder_that_differs_is_refused(
             encoder.backbone.norm.bias[0] += 1e-2  # in all alike LayerNorm would not see it
         return made
 
-    monkeypatch.setattr(exporting, "_as_onnx", moved)
+    monkeypatch.setattr(encoding, "_as_onnx", moved)
     with pytest.raises(RecboleRaError, match="gives other states in onnxruntime than torch"):
         trained("SASRec").load().export(tmp_path / "below" / "exported", onnx=True)
     assert list(tmp_path.iterdir()) == []
@@ -267,7 +268,7 @@ def test_a_file_that_onnxruntime_does_not_run(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_onnx()
-    monkeypatch.setattr(exporting, "_as_onnx", lambda encoder, max_length: (b"no model", 20))
+    monkeypatch.setattr(encoding, "_as_onnx", lambda encoder, max_length: (b"no model", 20))
     with pytest.raises(RecboleRaError, match=r"does not run encoder\.onnx") as caught:
         trained("SASRec").load().export(tmp_path / "exported", onnx=True)
     assert "\n" not in str(caught.value)
@@ -276,7 +277,7 @@ def test_a_file_that_onnxruntime_does_not_run(
 
 def test_checked_histories_are_real_and_of_many_lengths(trained: Trained) -> None:
     recommender = trained("SASRec").load()
-    rows = exporting._real_histories(recommender)
+    rows = encoding.real_histories(recommender)
     assert set(rows.lengths) == set(range(1, 7))
     table = recommender.histories
     for sequence, position, items in zip(rows.sequence, rows.position, rows.items(6), strict=True):
@@ -284,8 +285,8 @@ def test_checked_histories_are_real_and_of_many_lengths(trained: Trained) -> Non
         assert items[items > 0].tolist() == whole[-6:].tolist()
     for user in list(recommender.users.names[1:]):
         recommender.forget(user)
-    assert exporting._real_histories(recommender).items().min() >= 0
-    assert set(exporting._real_histories(recommender).lengths) == set(range(1, 7))
+    assert encoding.real_histories(recommender).items().min() >= 0
+    assert set(encoding.real_histories(recommender).lengths) == set(range(1, 7))
 
 
 # Bad input
@@ -353,8 +354,8 @@ def test_a_model_of_recboles_has_no_onnx(said: Any) -> None:
 
 
 def test_a_missing_package_names_the_extra(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    really = exporting.find_spec
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxruntime" else really(name))
+    really = encoding.find_spec
+    monkeypatch.setattr(encoding, "find_spec", lambda name: None if name == "onnxruntime" else really(name))
     code, _, err = said("SASRec", "--out=vectors", "--onnx")
     assert (code, err.count("\n")) == (2, 1)
     assert "onnxruntime" in err
