@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 a mistake that the message tells how to mend, 130 interrup
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import inspect
@@ -13,8 +12,9 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from recbole_ra.core.arguments import Parser
 from recbole_ra.core.console import abandon, prepare_streams, say, show
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.setting import Setting, declared
@@ -193,8 +193,9 @@ def prepare(words: Sequence[str]) -> int:
     """Turn raw data into atomic files."""
     from recbole_ra.prepare.interactions import KINDS
     from recbole_ra.prepare.interactions import prepare as prepare_files
+    from recbole_ra.prepare.readers import parse_columns
 
-    parser = _Parser(prog="recbole-ra prepare", description="Turn what you have into a RecBole atomic file.")
+    parser = Parser("prepare", "Turn what you have into a RecBole atomic file.", allow_abbrev=True)
     parser.add_argument(
         "source", type=Path, help="CSV, TSV, Parquet, reviews_*.json.gz or 'user item item …' text"
     )
@@ -213,13 +214,12 @@ def prepare(words: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
     given = parser.parse_args(words)
-    columns = dict(_pair(part) for part in given.columns.split(",") if part)
     made = prepare_files(
         given.source,
         given.name,
         given.out,
         kind=given.kind,
-        columns=columns or None,
+        columns=parse_columns(given.columns),
         titles=given.titles,
         overwrite=given.overwrite,
     )
@@ -231,18 +231,6 @@ def prepare(words: Sequence[str]) -> int:
         show(f"  {note}")
     show(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{self.prog.split()[-1]}: {message}; see {self.prog} --help")
-
-
-def _pair(part: str) -> tuple[str, str]:
-    role, colon, column = part.partition(":")
-    if not colon or not column:
-        raise SettingsError(f"--columns: '{part}' is not ROLE:COLUMN; for example user_id:customer")
-    return role, column
 
 
 def every_setting() -> dict[str, Setting]:

@@ -13,17 +13,19 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
+from recbole_ra.core.arguments import Parser
 from recbole_ra.core.console import say, show
 from recbole_ra.core.errors import RequestError
 from recbole_ra.inference.encoder import require_onnx
 from recbole_ra.inference.export import check_folder
-from recbole_ra.inference.files import editing
+from recbole_ra.inference.files import LATEST_RUN, editing
 from recbole_ra.inference.loading import load
 from recbole_ra.inference.output import check_ending, table_writer
 from recbole_ra.inference.recommender import Recommender
 from recbole_ra.inference.requests import Requests
 from recbole_ra.inference.tokens import listed
 from recbole_ra.prepare.interactions import read_interactions
+from recbole_ra.prepare.readers import parse_columns
 from recbole_ra.report.tables import render
 
 SHOWN_USERS = 20
@@ -32,7 +34,7 @@ SHOWN_USERS = 20
 
 def recommend(words: Sequence[str]) -> int:
     """Recommend items for users or histories, to a file or the terminal."""
-    parser = _parser("recommend", "Recommend items with the model that a run left.")
+    parser = run_parser("recommend", "Recommend items with the model that a run left.")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--users", help="all, tokens with commas between, or a file with a token a line")
     who.add_argument("--history", help="item tokens with commas between, oldest first")
@@ -83,7 +85,7 @@ def recommend(words: Sequence[str]) -> int:
 
 def explain(words: Sequence[str]) -> int:
     """Show the memories behind a recommendation."""
-    parser = _parser("explain", "Show where a recommendation comes from.")
+    parser = run_parser("explain", "Show where a recommendation comes from.")
     parser.add_argument("--history", help="item tokens with commas between, oldest first")
     parser.add_argument("--user", help="a known user")
     parser.add_argument("--item", help="which recommendation (default: the first)")
@@ -105,12 +107,12 @@ def explain(words: Sequence[str]) -> int:
 
 def add(words: Sequence[str]) -> int:
     """Add new interactions to what a run left, without training."""
-    parser = _parser("add", "Remember new interactions, without training.")
+    parser = run_parser("add", "Remember new interactions, without training.")
     parser.add_argument("events", type=Path, help="file of interactions, in any format that prepare reads")
     _add_columns(parser)
     _add_unknown_items(parser)
     given = parser.parse_args(words)
-    events = read_interactions(given.events, columns=_columns(given)).rows.to_pandas()
+    events = read_interactions(given.events, columns=parse_columns(given.columns)).rows.to_pandas()
     done = _edited(
         given.run,
         lambda recommender: recommender.add(events, on_unknown_items=given.on_unknown_items, save=True),
@@ -121,7 +123,7 @@ def add(words: Sequence[str]) -> int:
 
 def forget(words: Sequence[str]) -> int:
     """Erase a user from what a run left."""
-    parser = _parser("forget", "Erase a user: history, memories and name.")
+    parser = run_parser("forget", "Erase a user: history, memories and name.")
     parser.add_argument("user", help="token of the user")
     given = parser.parse_args(words)
     removed = _edited(given.run, lambda recommender: recommender.forget(given.user, save=True))
@@ -134,7 +136,7 @@ def forget(words: Sequence[str]) -> int:
 
 def export(words: Sequence[str]) -> int:
     """Write what a run left as plain files, for other programs."""
-    parser = _parser("export", "Write vectors, memories and encoder as plain files.")
+    parser = run_parser("export", "Write vectors, memories and encoder as plain files.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--onnx", action="store_true", help="the encoder too, as ONNX, compared with torch")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
@@ -156,11 +158,15 @@ def _edited(run: Path, change: Callable[[Recommender], Any]) -> Any:
         return change(load(run))
 
 
-def _parser(name: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"recbole-ra {name}", description=what, allow_abbrev=False)
-    latest = Path("runs/latest")
+def run_parser(name: str, what: str) -> Parser:
+    """Make the parser of a command that uses what a run left."""
+    parser = Parser(name, what)
     parser.add_argument(
-        "run", nargs="?", type=Path, default=latest, help=f"folder that a run left (default: {latest})"
+        "run",
+        nargs="?",
+        type=Path,
+        default=LATEST_RUN,
+        help=f"folder that a run left (default: {LATEST_RUN})",
     )
     return parser
 
@@ -177,11 +183,6 @@ def _add_unknown_items(parser: argparse.ArgumentParser) -> None:
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", default="", help="columns of a table, as for prepare: ROLE:COLUMN,...")
-
-
-def _columns(given: argparse.Namespace) -> dict[str, str] | None:
-    pairs = [part.partition(":") for part in given.columns.split(",") if part]
-    return {role: column for role, _, column in pairs} or None
 
 
 def _boolean(text: str) -> bool:

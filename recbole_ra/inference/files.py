@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 MODEL = "model"
 """Name of the folder in a run's folder."""
 
+LATEST = "latest"
+"""Link beside the runs' folders to the last one that left a recommender."""
+
+LATEST_RUN = f"runs/{LATEST}"
+
 FORMAT = 1
 WEIGHTS = "weights.pt"
 BANK = "bank"

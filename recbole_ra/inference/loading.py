@@ -13,7 +13,15 @@ from recbole_ra.core.errors import CheckpointError, SettingsError, explain_memor
 from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import SequenceTable, offsets_of
 from recbole_ra.inference.about import About
-from recbole_ra.inference.files import BANK, WEIGHTS, model_folder, read_about, read_data, read_weights
+from recbole_ra.inference.files import (
+    BANK,
+    LATEST_RUN,
+    WEIGHTS,
+    model_folder,
+    read_about,
+    read_data,
+    read_weights,
+)
 from recbole_ra.inference.journal import apply_changes, read_journal
 from recbole_ra.inference.recommender import Recommender
 from recbole_ra.inference.scoring import Scorer
@@ -28,7 +36,7 @@ from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.run import Run
 
 
-def load(path: str | Path = "runs/latest", device: torch.device | str = "cpu") -> Recommender:
+def load(path: str | Path = LATEST_RUN, device: torch.device | str = "cpu") -> Recommender:
     """Load the recommender that a run left; the data set need not be there.
 
     Every file is checked first, and nothing that is loaded is executed. Changes that a server acknowledged

@@ -12,11 +12,9 @@ from typing import Any
 
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_bytes, write_json
+from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import alpha_curve, gains_by_group, learning_curve
 from recbole_ra.report.tables import metrics_table, render
-
-LATEST = "latest"
-"""Link beside the runs' folders to the last one that left a recommender."""
 
 
 @dataclass

@@ -135,6 +135,23 @@ def guess_columns(header: list[str]) -> dict[str, str]:
     return {role: names[0] for role, names in found.items() if names}
 
 
+def parse_columns(text: str) -> dict[str, str] | None:
+    """Read ``ROLE:COLUMN,...``; None if nothing is named.
+
+    Raises
+    ------
+    SettingsError
+        If a part is no pair.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        role, _, column = part.partition(":")
+        if not column:
+            raise SettingsError(f"--columns: '{part}' is not ROLE:COLUMN; for example user_id:customer")
+        found[role] = column
+    return found or None
+
+
 def choose_columns(
     source: Path, header: list[str], given: Mapping[str, str], *, needs_time: bool = True
 ) -> dict[str, str]:

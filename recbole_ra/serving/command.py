@@ -10,28 +10,22 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.console import say
 from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.inference.commands import run_parser
 from recbole_ra.inference.files import editing
 from recbole_ra.inference.journal import Journal
 from recbole_ra.inference.loading import load
+from recbole_ra.serving import KEY
 
-KEY = "RECBOLE_RA_API_KEY"
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def serve(words: Sequence[str]) -> int:
     """Serve what a run left until SIGTERM (exit code 0) or SIGINT (130)."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-ra serve", description="Serve what a run left over HTTP.", allow_abbrev=False
-    )
-    latest = Path("runs/latest")
-    parser.add_argument(
-        "run", nargs="?", type=Path, default=latest, help=f"folder that a run left (default: {latest})"
-    )
+    parser = run_parser("serve", "Serve what a run left over HTTP.")
     parser.add_argument("--host", default="127.0.0.1", help=f"address; beyond the loopback, {KEY} is needed")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
     parser.add_argument("--batch", type=int, default=64, help="requests scored at once (default: 64)")

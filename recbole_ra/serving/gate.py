@@ -13,6 +13,7 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from recbole_ra.serving import KEY
 from recbole_ra.serving.metrics import Metrics
 from recbole_ra.serving.problems import Refusal
 
@@ -153,7 +154,7 @@ class Gate:
         """Raise Refusal for what can be told before the body is read."""
         host = _PORT.sub("", headers.get("host", ""))
         if self.hosts is not None and host.lower() not in self.hosts:
-            raise Refusal(421, f"Host '{host}': without RECBOLE_RA_API_KEY only localhost is served")
+            raise Refusal(421, f"Host '{host}': without {KEY} only localhost is served")
         if self.key is not None and scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key):

@@ -158,10 +158,11 @@ def test_a_mistake_is_one_line(words: list[str], line: str, run: Path, said: Sai
 @pytest.mark.parametrize(
     "words", [["recommend"], ["recommend", "--users=u1", "--filter_seen=no"], ["forget"]]
 )
-def test_argparse_refuses_with_the_same_code(words: list[str], run: Path) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2
+def test_wrong_words_are_one_line(words: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"recbole-ra: {words[0]}: ")
+    assert line.endswith(f"see recbole-ra {words[0]} --help")
 
 
 @pytest.mark.parametrize("name", ["recommend", "explain", "add", "forget"])
