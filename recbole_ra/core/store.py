@@ -67,7 +67,7 @@ class ArtifactStore:
         """Write the manifest and give the folder its final name."""
         part, folder = self._path(stage, key, ".part"), self._path(stage, key)
         (part / MANIFEST).unlink(missing_ok=True)
-        files = fingerprints(part, sorted(path for path in part.rglob("*") if path.is_file()))
+        files = fingerprints(part)
         write_json(part / MANIFEST, {"stage": stage, "key": key, "inputs": inputs, "files": files})
         if not folder.is_dir():
             remove(folder)
@@ -94,8 +94,10 @@ def damage_of(folder: Path, key: str) -> str | None:
     return f"{changed[0]} was changed" if changed else None
 
 
-def fingerprints(folder: Path, paths: list[Path]) -> dict[str, list[Any]]:
-    """Size and SHA-256 of files, by name in the folder; read in parallel."""
+def fingerprints(folder: Path, paths: list[Path] | None = None) -> dict[str, list[Any]]:
+    """Size and SHA-256 of files, by default of all in the folder, by name in it; read in parallel."""
+    if paths is None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
 
     def of(path: Path) -> list[Any]:
         with path.open("rb") as file:

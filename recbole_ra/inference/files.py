@@ -77,7 +77,7 @@ def save_recommender(recommender: Recommender, folder: Path) -> None:
         _write_table(part / _USERS, {"user": recommender.users.names})
         write_arrays(part / _HISTORIES, **{name: np.asarray(getattr(table, name)) for name in _ARRAYS})
         about = {"format": FORMAT, **dataclasses.asdict(recommender.about)}
-        files = fingerprints(part, sorted(path for path in part.rglob("*") if path.is_file()))
+        files = fingerprints(part)
         write_json(part / MANIFEST, {"key": digest(about), "about": about, "files": files})
         flush_folder(part)  # it takes the place of a journal that was on the disk
 

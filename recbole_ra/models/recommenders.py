@@ -61,7 +61,10 @@ class SequentialModel(AbstractRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Score every item for every row, shape [B, N]."""
-        states, offsets = self.scored(interaction)
+        return self.scores_of(*self.scored(interaction))
+
+    def scores_of(self, states: Tensor, offsets: ItemOffsets | None) -> Tensor:
+        """Score every item for states, shape [B, N]; arguments as :meth:`scored` gives them."""
         scores = states @ self.item_table.T
         if self.item_bias is not None:
             scores = scores + self.item_bias

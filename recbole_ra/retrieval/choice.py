@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from recbole_ra.models.history import ItemOffsets
@@ -193,7 +194,7 @@ class _Scores:
         own = self.states[rows] @ self.table.T
         said = self.read[rows] @ self.table.T if isinstance(self.fusion, Fusion) else None
         for setting in settings:
-            scores = own
+            scores = own.clone() if isinstance(self.fusion, Mixture) else own
             if said is not None and isinstance(self.fusion, Fusion):
                 alpha = torch.tensor(setting["alpha"], dtype=own.dtype, device=own.device)
                 doubt = None if self.doubt is None else self.doubt[rows]
@@ -203,11 +204,11 @@ class _Scores:
                 scores = scores + self.bias
             if self.history is not None:
                 part = ItemOffsets(self.history.items[rows], self.history.values[rows])
-                scores = part.add_to(scores.clone())
+                scores = part.add_to(scores)
             if isinstance(self.fusion, Mixture):
                 use(self.fusion, setting)
                 items, cosines = self.memories.items[rows], self.cosines[rows]
-                scores = self.fusion.offsets(scores, items, cosines, valid).add_to(scores.clone())
+                scores = self.fusion.offsets(scores, items, cosines, valid).add_to(scores)
             yield scores
 
 
@@ -220,8 +221,5 @@ def _paired(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean difference to the backbone, and its standard error, of each protocol."""
     gains = {name: values[name] - before[name] for name in values}
-    errors = {
-        name: float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-        for name, gain in gains.items()
-    }
+    errors = {name: float(stats.sem(gain)) if len(gain) > 1 else math.inf for name, gain in gains.items()}
     return _means(gains), errors

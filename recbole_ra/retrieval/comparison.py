@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -102,5 +101,5 @@ def compare(
 
 
 def _summary(gains: pd.DataFrame) -> dict[str, float]:
-    error = gains["gain"].std() / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    error = gains["gain"].sem() if len(gains) > 1 else 0.0
     return {"rows": len(gains), **gains.mean().to_dict(), "error": float(error)}

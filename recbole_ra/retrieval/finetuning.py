@@ -56,13 +56,13 @@ def raft_stage(
     recommender = build_recommender(config, base, memory.bank)
     fusion = recommender.fusion
 
-    def renew_bank() -> None:
-        states = encode_rows(run, base, run.splits.train)
-        recommender.set_bank(build_bank(run, mined, base, states))
+    def renewed() -> None:
+        renew_bank(run, mined, recommender)
 
+    @functools.cache
     def validation() -> EvalBatches | None:
         if everything:  # bank and queries are encoded by the weights that are validated
-            return run.evaluation(run.splits.valid, recommender, before=renew_bank)
+            return run.evaluation(run.splits.valid, recommender, before=renewed)
         found = retrieve_rows(run, recommender, run.splits.valid)
         look_up = None if found is None else cached(recommender, run.splits.valid, found)
         return run.evaluation(run.splits.valid, recommender, look_up)
@@ -106,7 +106,7 @@ def raft_stage(
             afterwards=choose_weight,
         )
     if everything:
-        renew_bank()
+        renew_bank(run, mined, recommender)
     choice = read_choice(trainer.folder / CHOICE)
     if choice is not None:
         use(fusion, choice.chosen)
@@ -114,6 +114,13 @@ def raft_stage(
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
     return Raft(recommender, trainer, choice)
+
+
+def renew_bank(run: Run, mined: MinedPatterns, recommender: RetrievalRecommender) -> Tensor:
+    """Make the bank anew with the backbone as it is now; returns the states of the training rows."""
+    states = encode_rows(run, recommender.base, run.splits.train)
+    recommender.set_bank(build_bank(run, mined, recommender.base, states))
+    return states
 
 
 def read_choice(path: Path) -> Choice | None:
@@ -204,8 +211,7 @@ def search_anew(
 ) -> Callable[[Tensor], EncodedQuery]:
     """Encode all rows and search their neighbours again: keys go stale where the backbone learns too."""
     base = recommender.base
-    states = encode_rows(run, base, run.splits.train)
-    recommender.set_bank(build_bank(run, mined, base, states))
+    states = renew_bank(run, mined, recommender)
     recommender.train()
     found = training_neighbours(run, recommender, states)
 

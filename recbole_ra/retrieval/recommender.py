@@ -218,11 +218,7 @@ class RetrievalRecommender(SequentialModel):
         offsets = self.base.history_offsets(states, query.histories)
         if isinstance(self.fusion, Fusion):
             return self.fusion(states, memories.keys, memories.values, memories.valid), offsets
-        scores = states @ self.item_table.T
-        if self.item_bias is not None:
-            scores = scores + self.item_bias
-        if offsets is not None:
-            scores = offsets.add_to(scores)
+        scores = self.base.scores_of(states, offsets)
         mixed = self.fusion.offsets(scores, memories.items, memories.cosines(states), memories.valid)
         return states, mixed if offsets is None else offsets.joined(mixed)
 

@@ -68,14 +68,14 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
 
 def _of_memories(config: RaConfig) -> Iterator[str]:
     """Refuse a module that cannot be built, and memories that no training query may see."""
-    width = getattr(config.architecture, "hidden_size", 0)
-    if config.uses_retrieval and width % config.raft.ram_heads:
-        yield f"ram_heads={config.raft.ram_heads} does not divide hidden_size={width}; choose a divisor"
-    if config.uses_retrieval and config.raft.fusion == "scaled" and config.raft.alpha == 0:
-        yield "fusion='scaled' divides by alpha, which is 0; use fusion=raserec"
-    if config.uses_retrieval and config.raft.fusion == "knn" and config.raft.alpha == 0:
-        yield "fusion='knn' weighs the backbone's distribution by alpha, which must be above 0"
-    if not config.uses_retrieval or config.bank.memory_scope != "past":
+    if not config.uses_retrieval:
+        return
+    raft, width = config.raft, getattr(config.architecture, "hidden_size", 0)
+    if width % raft.ram_heads:
+        yield f"ram_heads={raft.ram_heads} does not divide hidden_size={width}; choose a divisor"
+    if raft.alpha == 0 and raft.fusion in ("scaled", "knn"):
+        yield f"fusion={raft.fusion!r} divides by alpha, which is 0; use fusion=raserec"
+    if config.bank.memory_scope != "past":
         return
     unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
     if config.bank.memory_source == "patterns":
