@@ -1,4 +1,4 @@
-"""What may be learned from: each user's training part, as it is or regenerated, and nothing after it."""
+"""The rows that models learn from: each user's training part, or what was regenerated from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a saved recommender says of itself, and what its model is built from without the data."""
+"""The description of a saved recommender, from which its model is built without the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUILT_FROM = frozenset({"backbone", "raft"})
 
 @dataclass(frozen=True)
 class About:
-    """What a recommender was made from.
+    """The description of a recommender.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ def _is_plain(value: Any) -> bool:
 
 
 class StandIn:
-    """What constructors of RecBole's models read of a data set, as far as it is no data: sizes."""
+    """Stands in for the data set where RecBole's models are constructed: it knows the sizes alone."""
 
     def __init__(self, config: RaConfig, n_users: int, n_items: int) -> None:
         self.config = config

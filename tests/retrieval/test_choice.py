@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,49 +16,18 @@ from recbole_ra.models.history import HistoryBias
 from recbole_ra.retrieval import choice
 from recbole_ra.retrieval.choice import Candidate, Choice, choose, use
 from recbole_ra.retrieval.comparison import _by_size, compare
-from recbole_ra.retrieval.finetuning import build_fusion, cached
-from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.finetuning import cached
 from recbole_ra.retrieval.mixture import Mixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.training.evaluation import RankingEvaluator, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
-from recbole_ra.training.setup import build_base
 
 
 @pytest.fixture
-def make(tiny_config: Callable[..., Any], tiny_splits: Any) -> Callable[..., RetrievalRecommender]:
-    """An augmented SASRec over memories of all training rows, every weight at random."""
-
-    def build(**settings: Any) -> RetrievalRecommender:
-        config = tiny_config("RaSASRec", n_neighbors=4, index_type="Flat", **settings)
-        torch.manual_seed(0)
-        base, prefixes = build_base(config, tiny_splits).trained, tiny_splits.train.prefixes
-        fusion = build_fusion(config, 16)
-        torch.manual_seed(0)  # the same base, whatever the fusion draws
-        for module in (base, fusion):
-            for parameter in module.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
-        with torch.no_grad():
-            keys = base.eval().represent(tiny_splits.train[torch.arange(len(prefixes))]).numpy()
-        facts = Queries.of(prefixes)
-        bank = MemoryBank.build(
-            keys, prefixes.targets, facts.users, facts.lengths, facts.times, index_kind="Flat", seed=0
-        )
-        made = RetrievalRecommender(
-            base,
-            fusion,
-            bank,
-            fields=Fields.of(config),
-            n_neighbors=4,
-            scope="any",
-            loss_type="CE",
-            finetune_all=False,
-            at_random=config.raft.fusion == "random",
-        )
-        return made.eval()
-
-    return build
+def make(make: Callable[..., RetrievalRecommender]) -> Callable[..., RetrievalRecommender]:
+    """Make recommenders whose memories say something."""
+    return functools.partial(make, std=0.3)
 
 
 def batches(model: RetrievalRecommender, split: Any, size: int = 17) -> EvalBatches:

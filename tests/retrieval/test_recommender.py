@@ -6,51 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_ra.data.dataset import Fields
-from recbole_ra.retrieval.finetuning import build_fusion
-from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.recommender import RaftBatch, RaftBatches, RetrievalRecommender, Retrieved
-from recbole_ra.training.setup import build_base
-
-K = 4
-
-
-@pytest.fixture
-def make(tiny_config: Callable[..., Any], tiny_splits: Any) -> Callable[..., RetrievalRecommender]:
-    """An augmented SASRec over memories of all training rows."""
-
-    def build(**settings: Any) -> RetrievalRecommender:
-        config = tiny_config("RaSASRec", n_neighbors=K, index_type="Flat", **settings)
-        torch.manual_seed(0)
-        base, fields, prefixes = (
-            build_base(config, tiny_splits).trained,
-            Fields.of(config),
-            tiny_splits.train.prefixes,
-        )
-        with torch.no_grad():
-            keys = base.eval().represent(tiny_splits.train[torch.arange(len(prefixes))]).numpy()
-        bank = MemoryBank.build(
-            keys,
-            prefixes.targets,
-            prefixes.users,
-            prefixes.position,
-            prefixes.table.times[prefixes.flat_position],
-            index_kind="Flat",
-            seed=0,
-        )
-        made = RetrievalRecommender(
-            base,
-            build_fusion(config, 16),
-            bank,
-            fields=fields,
-            n_neighbors=K,
-            scope=config.bank.memory_scope,
-            loss_type=config["loss_type"],
-            finetune_all=config.raft.finetune == "all",
-        )
-        return made.eval()
-
-    return build
+from recbole_ra.retrieval.recommender import RaftBatch, RaftBatches, Retrieved
 
 
 def test_predict_is_full_sort_predict(make: Callable[..., Any], tiny_splits: Any) -> None:
