@@ -102,6 +102,9 @@ class _FusedSoftmax(torch.autograd.Function):
     The gradients of a mean loss are known as soon as the logits are, so they are made in the
     forward pass, chunk by chunk; backward only scales them. Where derivatives of the gradients are
     wanted (``create_graph=True``) backward computes them anew from the logits.
+
+    With mixed precision only the three products are of half precision; probabilities and sums over
+    chunks are float32.
     """
 
     @staticmethod
@@ -114,6 +117,24 @@ class _FusedSoftmax(torch.autograd.Function):
         items: Tensor | None,
         targets: Tensor,
         skip_diagonal: bool,
+        half: torch.dtype | None,
+    ) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return _FusedSoftmax._forward(
+                ctx, states, table, weights, values, items, targets, skip_diagonal, half
+            )
+
+    @staticmethod
+    def _forward(
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        weights: Tensor | None,
+        values: Tensor | None,
+        items: Tensor | None,
+        targets: Tensor,
+        skip_diagonal: bool,
+        half: torch.dtype | None,
     ) -> Tensor:
         n_targets, n_items = len(states), len(table)
         budget = CPU_CHUNK_ELEMENTS if states.device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -124,15 +145,24 @@ class _FusedSoftmax(torch.autograd.Function):
         grad_values = torch.empty_like(values) if values is not None and ctx.needs_input_grad[3] else None
         total = states.new_zeros((), dtype=torch.float64)
         # One room for all chunks: logits, then probabilities, then the loss's slope.
-        room = states.new_empty(min(chunk, n_targets), n_items)
+        shape = (min(chunk, n_targets), n_items)
+        room = states.new_empty(shape, dtype=states.dtype if half is None else torch.float32)
+        factor = room if half is None else states.new_empty(shape, dtype=half)  # of the products
+        left, right = states.to(factor.dtype), table.to(factor.dtype)
         for first in range(0, n_targets, chunk):
-            part = states[first : first + chunk]
+            part = left[first : first + chunk]
             wanted = targets[first : first + chunk, None]
-            slope = torch.mm(part, table.T, out=room[: len(part)])
+            slope = room[: len(part)]
+            factor = factor[: len(part)]
+            torch.mm(part, right.T, out=factor)
+            if half is not None:
+                slope.copy_(factor)
             if skip_diagonal:
                 slope.diagonal(first).fill_(float("-inf"))
             if items is not None and values is not None:
-                slope.scatter_add_(1, items[first : first + chunk], values[first : first + chunk])
+                slope.scatter_add_(
+                    1, items[first : first + chunk], values[first : first + chunk].to(slope.dtype)
+                )
             largest, logit = slope.amax(1), slope.gather(1, wanted).squeeze(1)
             torch.softmax(slope, 1, out=slope)
             # The largest probability is exp(0) over the normaliser, so the exponentials are made once.
@@ -143,17 +173,21 @@ class _FusedSoftmax(torch.autograd.Function):
                 cost = cost * weights[first : first + chunk]
                 slope.mul_(weights[first : first + chunk, None])
             total += cost.sum(dtype=torch.float64)
+            if half is not None:
+                factor.copy_(slope)
             if grad_states is not None:
-                torch.mm(slope, table, out=grad_states[first : first + chunk])
-            if grad_table is not None:
+                grad_states[first : first + chunk] = factor @ right
+            if grad_table is not None and half is None:
                 grad_table.addmm_(slope.T, part)
+            elif grad_table is not None:
+                grad_table += factor.T @ part
             if grad_values is not None and items is not None:
-                torch.gather(slope, 1, items[first : first + chunk], out=grad_values[first : first + chunk])
+                grad_values[first : first + chunk] = slope.gather(1, items[first : first + chunk])
         ctx.save_for_backward(
             grad_states, grad_table, losses, grad_values, states, table, weights, values, items, targets
         )
         ctx.skip_diagonal = skip_diagonal
-        return (total / n_targets).to(states.dtype)
+        return (total / n_targets).to(room.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -170,10 +204,10 @@ class _FusedSoftmax(torch.autograd.Function):
             )
             wanted = [x for x, need in zip((states, table, weights, values), needed, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-            return *(next(found) if need else None for need in needed), None, None, None
+            return *(next(found) if need else None for need in needed), None, None, None, None
         scale = grad / len(states)
         scaled = (part * scale if need else None for part, need in zip(parts, needed, strict=True))
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 def _plain_softmax_loss(
@@ -206,11 +240,13 @@ def _softmax_loss(
     *,
     skip_diagonal: bool = False,
 ) -> Tensor:
-    if torch.is_autocast_enabled(states.device.type) or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return _plain_softmax_loss(states, table, weights, offsets, targets, skip_diagonal=skip_diagonal)
     items, values = (None, None) if offsets is None else offsets
+    device = states.device.type
+    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return _FusedSoftmax.apply(  # type: ignore[no-untyped-call]
-        states, table, weights, values, items, targets, skip_diagonal
+        states, table, weights, values, items, targets, skip_diagonal, half
     )
 
 

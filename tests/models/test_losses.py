@@ -71,11 +71,24 @@ def test_full_softmax_without_gradients() -> None:
     )
 
 
-def test_full_softmax_under_autocast() -> None:
-    states, table, targets = inputs(20, 9, 4, torch.float32)
+@pytest.mark.parametrize("encoded", [torch.float32, torch.bfloat16])
+def test_full_softmax_under_autocast(encoded: torch.dtype) -> None:
+    """Mixed precision: near the exact loss and gradients, and sums over chunks are not rounded."""
+    states, table, targets = inputs(700, 9, 4, torch.float32)
+    items = torch.arange(1, 4).repeat(700, 1)
+    values = torch.randn(700, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    weights = torch.rand(700, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    parts = (states, table, values, weights)
+    offsets = ItemOffsets(items, values)
+    expected = losses.full_softmax(states, table, targets, weights, offsets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = losses.full_softmax(states, table, targets)
-    torch.testing.assert_close(loss.float(), F.cross_entropy(states @ table.T, targets), rtol=0.05, atol=0.05)
+        halved = ItemOffsets(items, values.to(encoded))
+        loss = losses.full_softmax(states.to(encoded), table, targets, weights, halved)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0.01)
+    for found, exact in zip(gradients(loss, *parts), gradients(expected, *parts), strict=True):
+        assert found.dtype == torch.float32
+        assert (found - exact).norm() < 0.02 * exact.norm()
 
 
 def naive_info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
