@@ -61,7 +61,7 @@ class About:
         product = vars(base.product) if isinstance(base, RecBoleRecommender) else None
         settings = lasting_settings(config)
         if isinstance(model, RetrievalRecommender):
-            settings["alpha"] = float(model.fusion.alpha)  # as it was chosen
+            settings |= model.weights  # as they were chosen
         about = cls(
             config.model,
             config.dataset,

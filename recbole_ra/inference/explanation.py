@@ -49,6 +49,9 @@ class Explanation:
         number for each user, or tokens if asked for.
     n_owners : int
         Other users whose memories these are.
+    votes : DataFrame
+        Items of the history whose transitions raise the score, the strongest first, where transitions are
+        mixed in: the ``item`` (and its ``title``), and its ``effect``, the score less that without its votes.
     note : str
         What is to be said beside, or nothing.
     """
@@ -62,13 +65,16 @@ class Explanation:
     rank_without: int | None
     memories: pd.DataFrame
     n_owners: int
+    votes: pd.DataFrame
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is no number is None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        frame = self.memories.astype(object).where(self.memories.notna(), None)
-        return {**values, "memories": frame.to_dict("records")}
+        for name in ("memories", "votes"):
+            frame = values[name]
+            values[name] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        return values
 
     def __str__(self) -> str:
         """Return a text for people."""
@@ -78,12 +84,17 @@ class Explanation:
             lines[0] += f"; without memories rank {self.rank_without}, score {self.score_without:.4f}"
         if len(self.memories):
             others = f"{self.n_owners} other user{'' if self.n_owners == 1 else 's'}"
-            lines.append(f"{len(self.memories)} memories, of {others}:")
-            table = Table(*self.memories.columns)
-            for row in self.memories.itertuples(index=False):
-                table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-            lines.append(render(table).rstrip())
+            lines += [f"{len(self.memories)} memories, of {others}:", _text(self.memories)]
+        if len(self.votes):
+            lines += ["items of the history that vote for it, by what followed them:", _text(self.votes)]
         return "\n".join([*lines, *([self.note] if self.note else [])])
+
+
+def _text(frame: pd.DataFrame) -> str:
+    table = Table(*frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return render(table).rstrip()
 
 
 def explain(
@@ -141,7 +152,8 @@ def explain(
     numbers = ["similarity", "attention", "effect", "owner"]
     if memory is None:
         note = f"{recommender.about.model} remembers nothing, so there are no memories to show"
-        return Explanation(**values, memories=pd.DataFrame(columns=[*columns, *numbers]), note=note)
+        none = pd.DataFrame(columns=[*columns, *numbers])
+        return Explanation(**values, memories=none, votes=none[[*columns, "effect"]], note=note)
 
     ids = query.ids[0, query.valid[0]].cpu().numpy()
     changed = scorer.scores(_without_each(query, len(ids)))
@@ -159,7 +171,28 @@ def explain(
     note = "" if len(ids) else "no memory may be seen by this request, so the state is left as it is"
     if memory.keeps_backbone:
         note = "these memories change nothing: on validation they did not help, so the backbone was kept"
-    return Explanation(**values, memories=table, note=note)
+    votes = _votes(recommender, memory, query, target, float(scores[target]))
+    return Explanation(**values, memories=table, votes=votes[[*columns, "effect"]], note=note)
+
+
+def _votes(
+    recommender: Recommender, memory: RetrievalRecommender, query: Retrieved, target: int, score: float
+) -> pd.DataFrame:
+    """Tell what the score of an item owes to the votes of each item of the history."""
+    items, effect, voters = np.empty(0, np.int64), np.empty(0), query.histories
+    if voters is not None and memory.mixes_transitions:
+        items = np.unique(voters[voters > 0].cpu().numpy())
+        without = query[torch.zeros(len(items), dtype=torch.int64)]
+        left = voters.masked_fill(voters == torch.from_numpy(items)[:, None].to(voters.device), 0)
+        changed = recommender.scorer.scores(dataclasses.replace(without, voters=left))
+        effect = score - changed[:, target].cpu().numpy()
+    helping = np.flatnonzero(effect > 0)
+    order = helping[np.argsort(-effect[helping], kind="stable")]
+    names, chosen = recommender.items, items[order]
+    found = pd.DataFrame({"item": names.names[chosen], "effect": effect[order]})
+    if names.titles is not None:
+        found["title"] = names.titles[chosen]
+    return found
 
 
 def _allowed(scores: Tensor, requests: Requests, filter_seen: bool, target: int | None) -> Tensor:
@@ -189,13 +222,17 @@ def _retrieve(memory: RetrievalRecommender, interaction: Any) -> Retrieved:
 
 
 def _without_each(query: Retrieved, n: int) -> Retrieved:
-    """Repeat a query: once without any memory, then without each of its first ``n``."""
+    """Repeat a query: once without any memory and vote, then without each of its first ``n`` memories."""
     repeated = query[torch.zeros(n + 1, dtype=torch.int64)]
     valid = repeated.valid.clone()
     valid[0] = False
     places = torch.arange(n, device=valid.device)
     valid[places + 1, places] = False
-    return dataclasses.replace(repeated, valid=valid)
+    if repeated.histories is None:
+        return dataclasses.replace(repeated, valid=valid)
+    voters = repeated.histories.clone()
+    voters[0] = 0
+    return dataclasses.replace(repeated, valid=valid, voters=voters)
 
 
 class _Softmax(TorchFunctionMode):

@@ -22,7 +22,7 @@ from recbole_ra.inference.requests import Requests
 from recbole_ra.inference.similar import scored_by_vectors
 from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
 from recbole_ra.retrieval.index import Index
-from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.mixture import NeighbourMixture, TransitionMixture
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ _COLUMNS = {
     "users": "whose it is, a number; -1: nobody's, a mined pattern. Names of users are not exported",
     "lengths": "items of the history",
     "times": "when the item followed; NaN: unknown",
+    "recent": "ids of the latest items of the history, the last one first; 0: none",
+}
+_VOTES = {
+    "data": "how strongly an item of a history votes for one that may follow: a matrix of items by items as "
+    "compressed sparse rows (scipy.sparse.csr_array)",
+    "indices": "its columns",
+    "indptr": "where each of its rows begins",
 }
 
 
@@ -189,17 +196,24 @@ def _contents(
     if memory is not None:
         for name, what in _COLUMNS.items():
             arrays[f"{_MEMORY}/{name}.npy"] = (getattr(memory.bank, name), what)
+        if isinstance(memory.mixture, TransitionMixture) and memory.mixture.transitions is not None:
+            for name, what in _VOTES.items():
+                arrays[f"{_MEMORY}/votes_{name}.npy"] = (
+                    getattr(memory.mixture.transitions.votes, name),
+                    what,
+                )
         about["memory"] = _about_memory(recommender, memory)
     about["score"] = score + ("" if memory is None else "; what memories do to it: memory.effect")
     return arrays, about
 
 
 def _about_memory(recommender: Recommender, memory: RetrievalRecommender) -> dict[str, Any]:
-    about = {
+    return {
         "memories": len(memory.bank),
         "similarity": "cosine of a query's state and a memory's key",
         "fusion": recommender.about.settings.get("fusion"),
-        "alpha": float(memory.fusion.alpha),
+        **memory.weights,
+        **({} if memory.mixture is None else {memory.mixture.parameter: float(memory.mixture.sharpness)}),
         "effect": _effect(memory),
         "n_neighbors": memory.n_neighbors,
         "scope": memory.scope,
@@ -207,28 +221,33 @@ def _about_memory(recommender: Recommender, memory: RetrievalRecommender) -> dic
         "may_be_seen": "memories of others; of the query's own user those with lengths below the query's"
         + ("; and of these only those with times before the query's" if memory.scope == "past" else ""),
     }
-    if isinstance(memory.fusion, Mixture):
-        about["temperature"] = float(memory.fusion.temperature)
-    return about
 
 
 def _effect(memory: RetrievalRecommender) -> str:
     """How memories change the scores."""
     if memory.keeps_backbone:
-        return "none: alpha is 1"
-    if isinstance(memory.fusion, Mixture):
-        return (
-            "+ log1p((1 - alpha) / alpha * share[i] / p[i]), with p = softmax of the scores so far over all "
-            "rows, padding too, and share[i] = sum of softmax(cosine / temperature) of the n_neighbors "
-            "nearest memories over those whose value is i"
+        return "none: their weights leave the backbone as it is"
+    said = []
+    if memory.fusion is not None and float(memory.fusion.alpha) < 1:
+        chosen = "n_neighbors memories taken at random" if memory.at_random else "the n_neighbors nearest"
+        said.append(
+            f"the state is first fused with {chosen} by a network that is not exported: without it these "
+            "files give the scores of the backbone"
         )
-    chosen = (
-        "n_neighbors memories taken at random" if memory.at_random else "the n_neighbors nearest memories"
-    )
-    return (
-        f"the state is first fused with {chosen} by a network that is not exported: these files alone give "
-        "the scores of the backbone"
-    )
+    if memory.mixture is not None and not memory.mixture.is_off:
+        said.append(
+            "+ log1p((1 - w) / w * share[i] / p[i]), with w = mixture_weight, p = softmax of the scores so "
+            f"far over all rows, padding too, and share[i] = {_SHARES[type(memory.mixture)]}"
+        )
+    return "; then ".join(said)
+
+
+_SHARES = {
+    NeighbourMixture: "sum of softmax(cosine / temperature) of the n_neighbors nearest memories over those "
+    "whose value is i",
+    TransitionMixture: "(q @ votes)[i] / sum(q @ votes), with q[j] = sum of decay ** (items after it in the "
+    "history) over the places of j, and 0 without any vote",
+}
 
 
 def _constant(base: SequentialModel) -> float:

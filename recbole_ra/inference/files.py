@@ -45,7 +45,7 @@ LATEST = "latest"
 
 LATEST_RUN = f"runs/{LATEST}"
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = "weights.pt"
 BANK = "bank"
 _ITEMS, _USERS, _HISTORIES = "items.parquet", "users.parquet", "histories.npz"

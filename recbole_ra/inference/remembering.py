@@ -79,9 +79,7 @@ def add_events(recommender: Recommender, interactions: Any, on_unknown_items: st
     prefixes = prefixes[np.flatnonzero(prefixes.position)]
     memory = recommender.memory
     if memory is not None and len(prefixes):
-        bank = memory.bank
-        bank.add(keys=_encoded(recommender, memory.base, prefixes), **memories_of(prefixes))
-        memory.set_bank(bank)
+        memory.remember(keys=_encoded(recommender, memory.base, prefixes), **memories_of(prefixes))
     users.add(new_names)
     recommender.histories = table
     return Added(

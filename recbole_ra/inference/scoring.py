@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,8 +85,7 @@ class Scorer:
         """Score every item for an ``Interaction`` as if nothing were remembered, shape [B, n_items]."""
         if not isinstance(self.model, RetrievalRecommender):
             return self.scores(interaction)
-        query = self.model.query(interaction)
-        return self.scores(dataclasses.replace(query, valid=torch.zeros_like(query.valid)))
+        return self.scores(self.model.query(interaction).without_memories())
 
     def blocks(self, requests: Requests, *, memories: bool = True) -> Iterator[tuple[IntArray, Tensor]]:
         """Yield rows of the requests and their scores, [b] and [b, n_items]; cold ones are left out."""

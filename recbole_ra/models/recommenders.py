@@ -42,6 +42,11 @@ class SequentialModel(AbstractRecommender):
         """Constant part of each item's score, shape [N], or None."""
         return None
 
+    @property
+    def has_history_bias(self) -> bool:
+        """Whether items of the history have a learned term of their own."""
+        return False
+
     def history_offsets(self, states: Tensor, histories: Tensor | None) -> ItemOffsets | None:
         """Return what is added to the scores of items of the history, where it was learned.
 
@@ -96,6 +101,11 @@ class BackboneRecommender(SequentialModel):
     def represent(self, interaction: Any) -> Tensor:
         """Return the state of each row, shape [B, D]."""
         return self.backbone.represent(interaction[self.fields.history], interaction[self.fields.length])
+
+    @property
+    def has_history_bias(self) -> bool:
+        """Whether the backbone learned one."""
+        return self.backbone.history_bias is not None
 
     def history_offsets(self, states: Tensor, histories: Tensor | None) -> ItemOffsets | None:
         """Return what the backbone's history bias adds, where it has one."""

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_bytes, write_json
 from recbole_ra.inference.files import LATEST
-from recbole_ra.report.plots import alpha_curve, gains_by_group, learning_curve
+from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
 from recbole_ra.report.tables import metrics_table, render
 
 
@@ -93,16 +93,24 @@ class Result:
 
     def _draw_retrieval(self, folder: Path) -> None:
         """Draw how much the memories may say, and for whom they helped."""
-        choice, comparison = self.memory.get("choice"), self.memory.get("comparison")
+        choice: dict[str, Any] = self.memory.get("choice") or {"steps": []}
+        comparison = self.memory.get("comparison")
         title = f"{self.model} on {self.dataset}"
-        if choice is not None:
+        for step in choice["steps"]:
+            weight, chosen = step["weight"], step["chosen"]
+            others = {name: value for name, value in chosen.items() if name != weight}
             curves: dict[str, list[tuple[float, float, float]]] = {}
-            for candidate in choice["candidates"]:
-                for protocol, gain in candidate["gain"].items():
-                    point = candidate["setting"]["alpha"], gain, candidate["error"][protocol]
-                    curves.setdefault(protocol, []).append(point)
-            chosen, metric = choice["chosen"]["alpha"], choice["metric"]
-            alpha_curve(curves, chosen, folder / "alpha.png", metric=metric, title=title)
+            for candidate in step["candidates"]:
+                setting = candidate["setting"]
+                if setting[weight] == 1 or others.items() <= setting.items():
+                    for protocol, gain in candidate["gain"].items():
+                        point = setting[weight], gain, candidate["error"][protocol]
+                        curves.setdefault(protocol, []).append(point)
+            about = "".join(f", {name} {value:g}" for name, value in others.items())
+            picture = folder / f"{weight}.png"
+            weight_curve(
+                curves, chosen[weight], picture, weight=weight, metric=choice["metric"], title=title + about
+            )
         if comparison is not None:
             shown = comparison["unmasked"]
             title = f"{title}: gain over the backbone, unmasked, p = {shown['p_value']:.2g}"

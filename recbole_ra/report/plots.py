@@ -117,34 +117,37 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metric: str, best: int | None)
     left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=len(lines), frameon=False)
 
 
-def alpha_curve(
+def weight_curve(
     curves: Mapping[str, Sequence[tuple[float, float, float]]],
     chosen: float,
     path: Path,
     *,
+    weight: str,
     metric: str,
     title: str,
 ) -> None:
-    """Draw what validation says of each weight of the backbone, as a PNG.
+    """Draw what validation says of each weight against the memories, as a PNG.
 
     Parameters
     ----------
     curves : mapping
-        Protocol -> (alpha, gain over the backbone, its standard error); alpha 1 is the backbone.
+        Protocol -> (weight, gain over the weight 1, its standard error).
     chosen : float
-        The alpha that was chosen.
+        The weight that was chosen.
     path : Path
         As :func:`png_figure` takes it.
+    weight : str
+        Name of the setting.
     metric, title : str
     """
     with png_figure(path, 6.4, 4.0, title) as figure:
         axes = figure.add_subplot()
         for colour, (protocol, points) in zip((_LOSS, _METRIC), curves.items(), strict=False):
-            alpha, gain, error = np.array(sorted(points)).T
-            axes.errorbar(alpha, gain, error, color=colour, marker="o", ms=4, capsize=2, label=protocol)
+            at, gain, error = np.array(sorted(points)).T
+            axes.errorbar(at, gain, error, color=colour, marker="o", ms=4, capsize=2, label=protocol)
         axes.axhline(0, color=_GREY, linewidth=1)
         axes.axvline(chosen, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"chosen: {chosen:g}")
-        axes.set_xlabel("alpha, the weight of the user's own state (1: the backbone)")
+        axes.set_xlabel(f"{weight} (1: without these memories)")
         axes.set_ylabel(f"gain of validation {metric}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
 from recbole_ra.core.files import read_made
@@ -19,6 +20,7 @@ from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Queries, check_enough
 from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.retrieval.transitions import RECENT
 from recbole_ra.training.backbone import Backbone
 from recbole_ra.training.loaders import cut_rows
 from recbole_ra.training.run import Run
@@ -53,10 +55,24 @@ def encode_block(shared: tuple[SequentialModel, Any, Fields, torch.device], rows
 
 
 def memories_of(prefixes: Prefixes) -> dict[str, Any]:
-    """Collect values, owners, lengths and times of (prefix, next item) rows."""
+    """Collect what a bank keeps of (prefix, next item) rows besides their keys."""
     facts = Queries.of(prefixes)
     times = np.full(len(prefixes), np.nan) if facts.times is None else facts.times
-    return {"values": prefixes.targets, "users": facts.users, "lengths": facts.lengths, "times": times}
+    return {
+        "values": prefixes.targets,
+        "users": facts.users,
+        "lengths": facts.lengths,
+        "times": times,
+        "recent": recent_items(prefixes),
+    }
+
+
+def recent_items(prefixes: Prefixes) -> NDArray[np.int32]:
+    """Return the latest items of each prefix, the last one first, shape [rows, RECENT]; 0 = none."""
+    back = np.arange(RECENT)
+    inside = back < prefixes.position[:, None]
+    place = np.where(inside, prefixes.flat_position[:, None] - 1 - back, 0)
+    return np.where(inside, prefixes.table.items[place], np.int32(0))
 
 
 @dataclass
@@ -186,6 +202,4 @@ def extend_bank(run: Run, recommender: RetrievalRecommender) -> None:
     if not len(run.splits.valid):
         return
     states = encode_rows(run, recommender.base, run.splits.valid)
-    bank = recommender.bank
-    bank.add(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))
-    recommender.set_bank(bank)
+    recommender.remember(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))

@@ -1,7 +1,8 @@
 """How much the memories may say: chosen on validation, and nothing unless it is better than the backbone.
 
-The backbone's logits ``h E`` and the memories' ``h' E`` are made once for each row; every candidate is a
-mixture of them, so that all candidates together cost about as much as validating a few epochs.
+One weight after another is chosen, each with the others as they are by then. The backbone's logits ``h E``,
+the memories' ``h' E`` and the shares of a mixture are made once for each row; every candidate is a mixture of
+them, so that all candidates together cost about as much as validating a few epochs.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from scipy import stats
 from torch import Tensor
 
 from recbole_ra.models.history import ItemOffsets
-from recbole_ra.retrieval.fusion import Fusion
-from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.mixture import MIXTURES
 from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
 from recbole_ra.training.evaluation import PROTOCOLS, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MIXED = (0.7, 0.8, 0.9, 0.95, 0.98)
-"""Weights of the backbone that are tried: of a fusion, of a mixture. 1, the backbone, always is."""
+MIXTURE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Weights that are tried: of the own state, of the softmax. 1, the backbone, always is."""
 
-TEMPERATURES = (0.02, 0.05, 0.1)
+BEYOND = 2.0
+"""Standard errors that a gain must exceed: the best of many candidates is better than it is."""
+
 CPU_BLOCK_ELEMENTS = 1 << 20
 GPU_BLOCK_ELEMENTS = 1 << 26
 
@@ -40,11 +42,11 @@ class Candidate:
     Attributes
     ----------
     setting : mapping
-        ``alpha``, and ``temperature`` of a mixture.
+        The weight, and what else is chosen with it.
     value : mapping
         Protocol -> the validation metric.
     gain, error : mapping
-        Protocol -> mean difference to the backbone over users, and the standard error of that mean.
+        Protocol -> mean difference over users to this weight at 1, and the standard error of that mean.
     """
 
     setting: dict[str, float]
@@ -53,46 +55,85 @@ class Candidate:
     error: dict[str, float]
 
     def helps(self, protocol: str) -> bool:
-        """Whether it beats the backbone beyond the standard error, and harms under no protocol beyond it."""
+        """Whether it is better beyond two standard errors, and worse beyond one under no protocol."""
         harms = any(self.gain[name] < -self.error[name] for name in PROTOCOLS)
-        return self.gain[protocol] > self.error[protocol] and not harms
+        return self.gain[protocol] > BEYOND * self.error[protocol] and not harms
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen, and from what.
+class Step:
+    """One weight: what was chosen, and from what.
 
     Attributes
     ----------
-    metric, protocol : str
+    weight : str
+        ``alpha`` or ``mixture_weight``.
     chosen : mapping
-        The setting that was chosen; ``alpha = 1`` is the backbone.
+        1 keeps what was there before.
     candidates : list of Candidate
+        The weight 1 first.
     """
 
-    metric: str
-    protocol: str
+    weight: str
     chosen: dict[str, float]
     candidates: list[Candidate]
 
     @property
-    def keeps_backbone(self) -> bool:
-        """Whether no candidate was better than the backbone."""
-        return self.chosen["alpha"] == 1
+    def keeps(self) -> bool:
+        """Whether no candidate was better."""
+        return self.chosen[self.weight] == 1
 
-    def said(self) -> str:
-        """Say in one line what was chosen, and why."""
+    def best(self, protocol: str) -> Candidate:
+        """Return the candidate that was chosen, or would have been first below 1."""
         shown = [
             candidate
             for candidate in self.candidates
-            if (candidate.setting["alpha"] < 1 if self.keeps_backbone else candidate.setting == self.chosen)
+            if (candidate.setting[self.weight] < 1 if self.keeps else candidate.setting == self.chosen)
         ]
-        best = max(shown, key=lambda candidate: candidate.gain[self.protocol])
-        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in PROTOCOLS)
-        about = f"alpha {best.setting['alpha']:g}: validation {self.metric} {gains}"
+        return max(shown, key=lambda candidate: candidate.gain[protocol])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights that were chosen on validation, in that order.
+
+    Attributes
+    ----------
+    metric, protocol : str
+    steps : list of Step
+    """
+
+    metric: str
+    protocol: str
+    steps: list[Step]
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """All that was chosen."""
+        return {name: value for step in self.steps for name, value in step.chosen.items()}
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """Whether no step was better than the backbone."""
+        return all(step.keeps for step in self.steps)
+
+    def said(self) -> str:
+        """Say in one line what was chosen, and why."""
+        found = {step.weight: self._about(step) for step in self.steps}
         if self.keeps_backbone:
-            return f"the backbone was kept: memories do not help beyond the standard error (best {about})"
-        return f"memories help: {about}"
+            best = "; ".join(found.values())
+            return f"the backbone was kept: memories do not help beyond two standard errors (best {best})"
+        helping = "; ".join(found[step.weight] for step in self.steps if not step.keeps)
+        idle = "; ".join(
+            f"{found[step.weight]}, not beyond two standard errors" for step in self.steps if step.keeps
+        )
+        return f"memories help: {helping}" + (f" (left at 1: best {idle})" if idle else "")
+
+    def _about(self, step: Step) -> str:
+        best = step.best(self.protocol)
+        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in PROTOCOLS)
+        setting = ", ".join(f"{name} {value:g}" for name, value in best.setting.items())
+        return f"{setting}: validation {self.metric} {gains}"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -101,37 +142,84 @@ class Choice:
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> Choice:
         """Read what :meth:`as_json` gave."""
-        return cls(**{**saved, "candidates": [Candidate(**one) for one in saved["candidates"]]})
+        steps = [
+            Step(step["weight"], step["chosen"], [Candidate(**one) for one in step["candidates"]])
+            for step in saved["steps"]
+        ]
+        return cls(saved["metric"], saved["protocol"], steps)
 
 
-def candidates_of(fusion: Fusion | Mixture) -> list[dict[str, float]]:
-    """List the settings that are tried, the backbone first."""
-    if isinstance(fusion, Fusion):
-        return [{"alpha": alpha} for alpha in sorted({1.0, *ALPHAS, float(fusion.alpha)}, reverse=True)]
-    tried = [{"alpha": alpha, "temperature": heat} for alpha, heat in itertools.product(MIXED, TEMPERATURES)]
-    return [{"alpha": 1.0, "temperature": TEMPERATURES[0]}, *tried]
+def candidates_of(recommender: RetrievalRecommender, weight: str) -> list[dict[str, float]]:
+    """List the settings that are tried for a weight, 1 first."""
+    if weight == "alpha":
+        assert recommender.fusion is not None, "there is no alpha without a fusion"
+        alphas = {1.0, *ALPHAS, float(recommender.fusion.alpha)}
+        return [{"alpha": alpha} for alpha in sorted(alphas, reverse=True)]
+    mixture = recommender.mixture
+    assert mixture is not None, "there is no mixture_weight without a mixture"
+    values = next(values for kind, values in MIXTURES.values() if isinstance(mixture, kind))
+    tried = itertools.product(MIXTURE_WEIGHTS, values)
+    return [
+        {weight: 1.0, mixture.parameter: values[0]},
+        *({weight: share, mixture.parameter: value} for share, value in tried),
+    ]
 
 
-def use(fusion: Fusion | Mixture, setting: Mapping[str, float]) -> None:
-    """Weigh the memories that way from now on."""
-    for name, value in setting.items():
-        getattr(fusion, name).fill_(value)
+def use(recommender: RetrievalRecommender, setting: Mapping[str, float]) -> None:
+    """Score with these weights from now on."""
+    fusion, mixture = recommender.fusion, recommender.mixture
+    if fusion is not None and "alpha" in setting:
+        fusion.alpha.fill_(setting["alpha"])
+    if mixture is not None and "mixture_weight" in setting:
+        mixture.weight.fill_(setting["mixture_weight"])
+    if mixture is not None and mixture.parameter in setting:
+        mixture.sharpness.fill_(setting[mixture.parameter])
 
 
 @torch.no_grad()
-def choose(recommender: RetrievalRecommender, batches: EvalBatches, valid_metric: str) -> Choice:
-    """Weigh the memories by validation, and use what was chosen.
+def choose(
+    recommender: RetrievalRecommender, batches: EvalBatches, valid_metric: str, weights: Sequence[str]
+) -> Choice:
+    """Measure every candidate on held-out rows, and use the best one that helps.
 
     Parameters
     ----------
     recommender : RetrievalRecommender
+        Its weights are set.
     batches : EvalBatches
-        Of the validation rows.
+        Of the validation rows; queries may be known (:class:`Retrieved`) or not.
     valid_metric : str
-        As the setting; a metric that is no mean over rows is replaced by NDCG.
+        ``masked_…`` chooses under the masked protocol.
+    weights : sequence of str
+        ``mixture_weight`` and ``alpha`` in the order in which they are chosen. Those that come later are 1
+        meanwhile.
     """
     recommender.eval()
-    settings = candidates_of(recommender.fusion)
+    protocol = "masked" if valid_metric.lower().startswith("masked_") else "unmasked"
+    metric = valid_metric.lower().removeprefix("masked_")
+    steps = []
+    use(recommender, dict.fromkeys(weights, 1.0))
+    for weight in weights:
+        settings = candidates_of(recommender, weight)
+        measured = _measured(recommender, batches, settings, metric)
+        candidates = [
+            Candidate(setting, _means(values), *_paired(values, measured[0]))
+            for setting, values in zip(settings, measured, strict=True)
+        ]
+        helping = [candidate for candidate in candidates if candidate.helps(protocol)]
+        best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+        use(recommender, best.setting)
+        steps.append(Step(weight, best.setting, candidates))
+    return Choice(metric, protocol, steps)
+
+
+def _measured(
+    recommender: RetrievalRecommender,
+    batches: EvalBatches,
+    settings: Sequence[Mapping[str, float]],
+    metric: str,
+) -> list[dict[str, np.ndarray]]:
+    """Return the metric of each row under each setting and protocol."""
     found: list[dict[str, list[Tensor]]] = [{name: [] for name in PROTOCOLS} for _ in settings]
     device = recommender.item_table.device
     for batch in batches:
@@ -144,17 +232,7 @@ def choose(recommender: RetrievalRecommender, batches: EvalBatches, valid_metric
             for place, part in enumerate(scores.under(settings, rows)):
                 for name, rank in zip(PROTOCOLS, ranks(part, *facts), strict=True):
                     found[place][name].append(rank.cpu())
-    protocol = "masked" if valid_metric.lower().startswith("masked_") else "unmasked"
-    metric = valid_metric.lower().removeprefix("masked_")
-    measured = [{name: of_rows(metric, torch.cat(parts)) for name, parts in one.items()} for one in found]
-    candidates = [
-        Candidate(setting, _means(values), *_paired(values, measured[0]))
-        for setting, values in zip(settings, measured, strict=True)
-    ]
-    helping = [candidate for candidate in candidates if candidate.helps(protocol)]
-    best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
-    use(recommender.fusion, best.setting)
-    return Choice(metric, protocol, best.setting, candidates)
+    return [{name: of_rows(metric, torch.cat(parts)) for name, parts in one.items()} for one in found]
 
 
 class _Scores:
@@ -167,49 +245,57 @@ class _Scores:
     """
 
     def __init__(self, recommender: RetrievalRecommender, query: Retrieved) -> None:
-        self.fusion, self.table = recommender.fusion, recommender.item_table
-        self.bias = recommender.item_bias
-        self.states = query.states
+        self.recommender, self.query = recommender, query
+        self.table, self.bias = recommender.item_table, recommender.item_bias
         self.memories = recommender.memories(query)
         self.history = recommender.base.history_offsets(query.states, query.histories)
-        facts = self.memories.keys, self.memories.values, self.memories.valid
-        if isinstance(self.fusion, Fusion):
-            self.read, self.doubt = (
-                self.fusion.read(self.states, *facts),
-                self.fusion.doubt(self.states, *facts),
-            )
-        else:
-            self.cosines = self.memories.cosines(self.states)
+        facts = query.states, self.memories.keys, self.memories.values, self.memories.valid
+        if recommender.fusion is not None:
+            self.read, self.doubt = recommender.fusion.read(*facts), recommender.fusion.doubt(*facts)
+        self._shares: dict[float, tuple[Tensor, Tensor]] = {}
 
     def blocks(self) -> Iterator[slice]:
         """Give rows whose scores stay in the cache, in blocks."""
         on_cpu = self.table.device.type == "cpu"
         size = max(1, (CPU_BLOCK_ELEMENTS if on_cpu else GPU_BLOCK_ELEMENTS) // len(self.table))
-        for first in range(0, len(self.states), size):
-            yield slice(first, min(first + size, len(self.states)))
+        for first in range(0, len(self.query), size):
+            yield slice(first, min(first + size, len(self.query)))
 
     def under(self, settings: Sequence[Mapping[str, float]], rows: slice) -> Iterator[Tensor]:
         """Give the scores of some rows under each setting, shape [rows, N]."""
-        valid = self.memories.valid[rows]
-        own = self.states[rows] @ self.table.T
-        said = self.read[rows] @ self.table.T if isinstance(self.fusion, Fusion) else None
+        own = self.query.states[rows] @ self.table.T
+        said = None if self.recommender.fusion is None else self.read[rows] @ self.table.T
+        fused, at = own, math.nan
         for setting in settings:
-            scores = own.clone() if isinstance(self.fusion, Mixture) else own
-            if said is not None and isinstance(self.fusion, Fusion):
-                alpha = torch.tensor(setting["alpha"], dtype=own.dtype, device=own.device)
-                doubt = None if self.doubt is None else self.doubt[rows]
-                a, b = self.fusion.weights(alpha, valid, doubt)
-                scores = torch.addcmul(own * a, said, b)
-            if self.bias is not None:
-                scores = scores + self.bias
-            if self.history is not None:
-                part = ItemOffsets(self.history.items[rows], self.history.values[rows])
-                scores = part.add_to(scores)
-            if isinstance(self.fusion, Mixture):
-                use(self.fusion, setting)
-                items, cosines = self.memories.items[rows], self.cosines[rows]
-                scores = self.fusion.offsets(scores, items, cosines, valid).add_to(scores)
-            yield scores
+            use(self.recommender, setting)
+            alpha = 1.0 if self.recommender.fusion is None else float(self.recommender.fusion.alpha)
+            if alpha != at:
+                fused, at = self._fused(own, said, rows), alpha
+            yield self._mixed(fused, rows)
+
+    def _fused(self, own: Tensor, said: Tensor | None, rows: slice) -> Tensor:
+        """Return the scores before anything is mixed into them, from the logits of both sides."""
+        scores, fusion = own, self.recommender.fusion
+        if fusion is not None and said is not None:
+            doubt = None if self.doubt is None else self.doubt[rows]
+            a, b = fusion.weights(fusion.alpha.to(own.dtype), self.memories.valid[rows], doubt)
+            scores = torch.addcmul(own * a, said, b)
+        if self.bias is not None:
+            scores = scores + self.bias
+        if self.history is not None:
+            part = ItemOffsets(self.history.items[rows], self.history.values[rows])
+            scores = part.add_to(scores.clone())
+        return scores
+
+    def _mixed(self, scores: Tensor, rows: slice) -> Tensor:
+        mixture = self.recommender.mixture
+        if mixture is None or mixture.is_off:
+            return scores
+        sharpness = float(mixture.sharpness)
+        if sharpness not in self._shares:
+            self._shares[sharpness] = mixture.shares(self.query, self.memories)
+        items, shares = self._shares[sharpness]
+        return mixture.offsets(scores, items[rows], shares[rows]).add_to(scores.clone())
 
 
 def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:

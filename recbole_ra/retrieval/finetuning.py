@@ -19,10 +19,10 @@ from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
-from recbole_ra.retrieval.choice import TEMPERATURES, Choice, choose, use
+from recbole_ra.retrieval.choice import Choice, choose, use
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.mixture import MIXTURES, Mixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender, Retrieved
 from recbole_ra.settings.config import RaConfig
@@ -54,7 +54,6 @@ def raft_stage(
     seed_everything(config)
     everything = config.raft.finetune == "all"
     recommender = build_recommender(config, base, memory.bank)
-    fusion = recommender.fusion
 
     def renewed() -> None:
         renew_bank(run, mined, recommender)
@@ -84,15 +83,15 @@ def raft_stage(
         return train, validation()
 
     def choose_weight(trainer: RaTrainer) -> None:
-        held_out = validation() if config.chooses_alpha else None
+        held_out = validation() if config.chosen_weights else None
         if held_out is not None:
             clock = perf_counter()
-            choice = choose(recommender, held_out, str(config["valid_metric"]))
+            choice = choose(recommender, held_out, str(config["valid_metric"]), config.chosen_weights)
             write_json(trainer.folder / CHOICE, choice.as_json())
             run.seconds["choice"] = perf_counter() - clock
 
     content = run.content(
-        "raft", {"backbone": backbone.key, "bank": memory.key}, chooses_alpha=config.chooses_alpha
+        "raft", {"backbone": backbone.key, "bank": memory.key}, chosen_weights=config.chosen_weights
     )
     with run.making(content) as artifact:
         trainer = train_stage(
@@ -102,15 +101,17 @@ def raft_stage(
             batches,
             name=RAFT,
             identity=run.identity(f"Ra{config.backbone}"),
-            learns=isinstance(fusion, Fusion),
+            learns=recommender.fusion is not None,
             afterwards=choose_weight,
         )
     if everything:
         renew_bank(run, mined, recommender)
     choice = read_choice(trainer.folder / CHOICE)
     if choice is not None:
-        use(fusion, choice.chosen)
+        use(recommender, choice.chosen)
         run.say(f"{RAFT}: {choice.said()}")
+    elif recommender.mixture is not None:  # nothing was held out to choose by
+        use(recommender, {"mixture_weight": config.raft.mixture_weight})
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
     return Raft(recommender, trainer, choice)
@@ -140,11 +141,10 @@ def cached(
 ) -> Callable[[IntArray], Retrieved]:
     """Return what looks up rows whose neighbours are known, with their histories where these count."""
     prefixes = split.prefixes
-    needs_histories = recommender.base.history_offsets(found.states[:1], found.ids[:1]) is not None
 
     def look_up(rows: IntArray) -> Retrieved:
         some = found[torch.from_numpy(rows)]
-        if needs_histories:
+        if recommender.needs_histories:
             some.histories = torch.from_numpy(prefixes[rows].items())
         return some
 
@@ -153,32 +153,38 @@ def cached(
 
 def build_recommender(config: RaConfig, base: SequentialModel, bank: MemoryBank) -> RetrievalRecommender:
     """Build the recommender over a backbone and a bank, before it is fine-tuned."""
+    raft = config.raft
     return RetrievalRecommender(
         base,
-        build_fusion(config, bank.keys.shape[1]),
+        build_fusion(config, bank.keys.shape[1]) if raft.fuses else None,
+        build_mixture(config) if raft.mixes else None,
         bank,
         fields=Fields.of(config),
-        n_neighbors=config.raft.n_neighbors,
+        n_neighbors=raft.n_neighbors,
         scope=config.bank.memory_scope,
         loss_type=config["loss_type"] or "CE",
         n_negatives=1 if config.architecture is None else config.architecture.n_negatives,
-        finetune_all=config.raft.finetune == "all",
-        at_random=config.raft.fusion == "random",
+        finetune_all=raft.finetune == "all",
+        at_random=raft.fuses == "random",
     ).to(config.torch_device)
 
 
-def build_fusion(config: RaConfig, width: int) -> Fusion | Mixture:
+def build_mixture(config: RaConfig) -> Mixture:
+    """Build the mixture; one whose weight will be chosen is off until then."""
+    kind, values = MIXTURES[config.raft.mixes]
+    chosen = "mixture_weight" in config.chosen_weights
+    return kind(1.0 if chosen else config.raft.mixture_weight, values[0])
+
+
+def build_fusion(config: RaConfig, width: int) -> Fusion:
     """Build the retrieval-augmented module for states of that width."""
-    if config.raft.fusion in ("knn", "none"):
-        alpha = 1.0 if config.raft.fusion == "none" else config.raft.alpha
-        return Mixture(alpha, TEMPERATURES[1])
     if width % config.raft.ram_heads:
         raise SettingsError(
             f"ram_heads={config.raft.ram_heads} does not divide {config.backbone}'s width {width}"
         )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(
-        kind="raserec" if config.raft.fusion == "random" else config.raft.fusion,
+        kind="raserec" if config.raft.fuses == "random" else config.raft.fuses,
         width=width,
         alpha=config.raft.alpha,
         beta=config.raft.beta,

@@ -22,7 +22,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "users": np.dtype(np.int64),
     "lengths": np.dtype(np.int64),
     "times": np.dtype(np.float64),
+    "recent": np.dtype(np.int32),
 }
+_MATRICES = ("keys", "recent")
 _ARRAYS = "memories.npz"  # and the kind and SHA-256 of the index
 _INDEX = "index.bin"
 
@@ -46,6 +48,8 @@ class MemoryBank:
         Items of the prefix, before any window cut it: the target's position in its sequence.
     times : float64 array, shape [M]
         When the target happened; NaN if unknown.
+    recent : int32 array, shape [M, R]
+        Latest items of the prefix, the last one first; 0 = none.
     index : Index
         Over the keys; its ids are rows of the arrays.
     """
@@ -55,6 +59,7 @@ class MemoryBank:
     users: IntArray
     lengths: IntArray
     times: NDArray[np.float64]
+    recent: NDArray[np.int32]
     index: Index
     _room: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -66,6 +71,7 @@ class MemoryBank:
         users: Integers,
         lengths: Integers,
         times: Floats,
+        recent: Integers,
         *,
         index_kind: str,
         nlist: int = 0,
@@ -84,7 +90,7 @@ class MemoryBank:
         ValueError
             If the arrays do not fit each other.
         """
-        arrays = _converted(keys, values, users, lengths, times)
+        arrays = _converted(keys, values, users, lengths, times, recent)
         if not len(values):
             raise DataError(
                 "the memory bank would be empty; lower min_support or use memory_source=enumerate"
@@ -97,12 +103,25 @@ class MemoryBank:
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(self, keys: Floats, values: Integers, users: Integers, lengths: Integers, times: Floats) -> None:
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What is kept of each memory, by name: the arrays that :meth:`add` takes."""
+        return {name: getattr(self, name) for name in _DTYPES}
+
+    def add(
+        self,
+        keys: Floats,
+        values: Integers,
+        users: Integers,
+        lengths: Integers,
+        times: Floats,
+        recent: Integers,
+    ) -> None:
         """Append memories; nothing is trained again (a *dynamic* memory).
 
         Columns grow into room that is doubled when it is used up, so that one memory costs no copy of all.
         """
-        new = _converted(keys, values, users, lengths, times)
+        new = _converted(keys, values, users, lengths, times, recent)
         self.index.add(new["keys"])
         for name, rows in new.items():
             before, room = getattr(self, name), self._room.get(name)
@@ -131,7 +150,7 @@ class MemoryBank:
         with whole_folder(folder) as part:
             self.index.save(part / _INDEX)
             index = {"index_kind": np.array(self.index.kind), "index_digest": _digest(part / _INDEX)}
-            write_arrays(part / _ARRAYS, **{name: getattr(self, name) for name in _DTYPES}, **index)
+            write_arrays(part / _ARRAYS, **self.columns, **index)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> MemoryBank:
@@ -165,7 +184,7 @@ def _check(arrays: dict[str, NDArray[Any]]) -> None:
     """Raise ValueError for the first array whose type or shape does not fit the others."""
     rows = arrays["values"].size
     for name, array in arrays.items():
-        ndim = 2 if name == "keys" else 1
+        ndim = 2 if name in _MATRICES else 1
         if array.dtype != _DTYPES[name] or array.ndim != ndim or len(array) != rows:
             expected = f"{_DTYPES[name]} of {rows} rows"
             raise ValueError(f"{name} is {array.dtype} of shape {list(array.shape)}, expected {expected}")

@@ -1,57 +1,104 @@
-"""Mixing of two distributions: the backbone's softmax, and what followed the nearest memories.
+"""Mixing of two distributions: the softmax of the scores, and what the memories say followed.
 
-``p = alpha softmax(s) + (1 - alpha) p_kNN`` as in kNN-LM (Khandelwal et al., ICLR 2020); ``p_kNN`` gives each
-item that a neighbour brought the softmax of the neighbours' cosines over a temperature. Nothing is trained.
+``p = w softmax(s) + (1 - w) p_memories`` as in kNN-LM (Khandelwal et al., ICLR 2020). Nothing is trained.
 
-Shapes: ``B`` rows, ``K`` neighbours, ``N`` items.
+Shapes: ``B`` rows, ``K`` neighbours, ``L`` places of a history, ``J`` items with a share, ``N`` items.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from recbole_ra.models.history import ItemOffsets
+from recbole_ra.retrieval.transitions import Transitions
+
+if TYPE_CHECKING:
+    from recbole_ra.retrieval.recommender import Memories, Retrieved
 
 
 class Mixture(nn.Module):
-    """A mixture that leaves the scores of all other items as they are, and raises those of neighbours.
+    """A mixture that leaves the scores of all other items as they are, and raises those with a share.
 
     Parameters
     ----------
-    alpha : float in (0, 1]
-        Weight of the backbone.
-    temperature : float
-        Of the cosines.
+    weight : float in (0, 1]
+        Of the softmax; 1 = no mixture.
+    sharpness : float
+        The one number that :meth:`shares` takes besides; ``parameter`` names it.
     """
 
-    alpha: Tensor
-    temperature: Tensor
+    parameter = ""
+    weight: Tensor
+    sharpness: Tensor
 
-    def __init__(self, alpha: float, temperature: float) -> None:
+    def __init__(self, weight: float, sharpness: float) -> None:
         super().__init__()
-        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
-        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float64))
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float64))
+        self.register_buffer("sharpness", torch.tensor(sharpness, dtype=torch.float64))
 
-    def offsets(self, scores: Tensor, items: Tensor, cosines: Tensor, valid: Tensor) -> ItemOffsets:
-        """Return what the mixture adds to the backbone's scores; others keep theirs, up to a constant.
+    @property
+    def is_off(self) -> bool:
+        """Whether the memories have no share."""
+        return float(self.weight) == 1
 
-        ``log p_j = s_j + log1p((1 - alpha) / alpha * p_kNN_j / softmax(s)_j) + constant``.
+    def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
+        """Return ``p_memories``: items [B, J], each once and else 0, and their shares [B, J]."""
+        raise NotImplementedError
+
+    def offsets(self, scores: Tensor, items: Tensor, shares: Tensor) -> ItemOffsets:
+        """Return what the mixture adds to scores; others keep theirs, up to a constant.
+
+        ``log p_j = s_j + log1p((1 - w) / w * share_j / softmax(s)_j) + constant``.
 
         Parameters
         ----------
         scores : Tensor, shape [B, N]
-            The backbone's.
-        items : int64 Tensor, shape [B, K]
-            What each neighbour brought.
-        cosines : Tensor, shape [B, K]
-        valid : bool Tensor, shape [B, K]
+        items : int64 Tensor, shape [B, J]
+        shares : Tensor, shape [B, J]
         """
-        alpha, temperature = self.alpha.to(scores.dtype), self.temperature.to(scores.dtype)
-        weight = (cosines / temperature).masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(1) * valid
+        odds = (1 - self.weight) / self.weight
+        surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
+        return ItemOffsets(items, torch.log1p(odds * shares * surprise.double().exp()).to(scores.dtype))
+
+
+class NeighbourMixture(Mixture):
+    """Each item that a neighbour brought gets the softmax of the neighbours' cosines over a temperature."""
+
+    parameter = "temperature"
+
+    def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
+        """Return ``p_memories``; at most ``K`` items."""
+        items, valid = memories.items, memories.valid
+        cosines = memories.cosines(query.states).double() / self.sharpness
+        weight = cosines.masked_fill(~valid, torch.finfo(cosines.dtype).min).softmax(1) * valid
         same = (items[:, :, None] == items[:, None, :]) & valid[:, None, :]
         share = (same * weight[:, None, :]).sum(-1)  # of the item, all its neighbours together
         first = valid & ~torch.tril(same, -1).any(-1)
-        surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
-        added = torch.log1p((1 - alpha) / alpha * share * surprise.exp())
-        return ItemOffsets(items * first, added * first)
+        return items * first, share * first
+
+
+class TransitionMixture(Mixture):
+    """Each item gets the votes of the history's items for what followed them (:class:`Transitions`)."""
+
+    parameter = "decay"
+
+    def __init__(self, weight: float, sharpness: float) -> None:
+        super().__init__(weight, sharpness)
+        self.transitions: Transitions | None = None
+
+    def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
+        """Return ``p_memories``; as many items as have a vote."""
+        assert self.transitions is not None, "the recommender counts them as it gets its bank"
+        voters = query.histories if query.voters is None else query.voters
+        assert voters is not None, "a query tells its history where transitions are mixed in"
+        return self.transitions.shares(voters, float(self.sharpness))
+
+
+MIXTURES: dict[str, tuple[type[Mixture], tuple[float, ...]]] = {
+    "knn": (NeighbourMixture, (0.05, 0.02, 0.1)),
+    "transitions": (TransitionMixture, (0.6, 0.4, 0.8)),
+}
+"""Mixtures by name, with the values of their parameter that are tried; the first is the default."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,8 +20,9 @@ from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.mixture import Mixture, TransitionMixture
 from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours, random_neighbours
+from recbole_ra.retrieval.transitions import Transitions
 
 
 @dataclass
@@ -33,13 +36,17 @@ class Retrieved(Movable):
         Rows of the memory bank.
     valid : bool Tensor, shape [B, K]
     histories : int64 Tensor, shape [B, L], optional
-        Items of each row's history, 0 = none; where a history bias was learned.
+        Items of each row's history, oldest first, 0 = none; where a history bias was learned or transitions
+        are mixed in.
+    voters : int64 Tensor, shape [B, L], optional
+        Items whose transitions count; by default those of the history.
     """
 
     states: Tensor
     ids: Tensor
     valid: Tensor
     histories: Tensor | None = None
+    voters: Tensor | None = None
 
     @classmethod
     def of(cls, states: Tensor, neighbours: Neighbours) -> Retrieved:
@@ -51,7 +58,13 @@ class Retrieved(Movable):
 
     def __getitem__(self, rows: Any) -> Retrieved:
         histories = None if self.histories is None else self.histories[rows]
-        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories)
+        voters = None if self.voters is None else self.voters[rows]
+        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories, voters)
+
+    def without_memories(self) -> Retrieved:
+        """The same states, as if nothing had been retrieved."""
+        voters = None if self.histories is None else torch.zeros_like(self.histories)
+        return dataclasses.replace(self, valid=torch.zeros_like(self.valid), voters=voters)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -100,7 +113,10 @@ class RetrievalRecommender(SequentialModel):
     ----------
     base : SequentialModel
         The backbone; frozen unless ``finetune_all``.
-    fusion : Fusion or Mixture
+    fusion : Fusion or None
+        Fuses memories into states.
+    mixture : Mixture or None
+        Mixes what memories say into the scores of states, fused ones where there is a fusion.
     bank : MemoryBank
     fields : Fields
     n_neighbors : int
@@ -116,7 +132,8 @@ class RetrievalRecommender(SequentialModel):
     def __init__(
         self,
         base: SequentialModel,
-        fusion: Fusion | Mixture,
+        fusion: Fusion | None,
+        mixture: Mixture | None,
         bank: MemoryBank,
         *,
         fields: Fields,
@@ -130,6 +147,7 @@ class RetrievalRecommender(SequentialModel):
         super().__init__()
         self.base = base
         self.fusion = fusion
+        self.mixture = mixture
         self.fields = fields
         self.n_neighbors = n_neighbors
         self.scope = scope
@@ -140,12 +158,24 @@ class RetrievalRecommender(SequentialModel):
         self.base.requires_grad_(finetune_all)
         self.set_bank(bank)
 
-    def set_bank(self, bank: MemoryBank) -> None:
-        """Use another bank from now on."""
+    def set_bank(self, bank: MemoryBank, transitions: Transitions | None = None) -> None:
+        """Use another bank from now on; its transitions are counted unless they are known."""
         self.bank = bank
         device = self.base.item_table.device
         self._keys = torch.from_numpy(bank.keys).to(device)
         self._values = torch.from_numpy(bank.values).to(device)
+        if isinstance(self.mixture, TransitionMixture):
+            self.mixture.transitions = transitions or Transitions(
+                bank.recent, bank.values, len(self.base.item_table)
+            )
+
+    def remember(self, **columns: NDArray[Any]) -> None:
+        """Add memories to the bank; columns as :meth:`MemoryBank.add` takes them."""
+        known = self.mixture.transitions if isinstance(self.mixture, TransitionMixture) else None
+        if known is not None:
+            known.add(columns["recent"], columns["values"])
+        self.bank.add(**columns)
+        self.set_bank(self.bank, known)
 
     def train(self, mode: bool = True) -> RetrievalRecommender:
         """Train mode; a frozen backbone stays as it is evaluated."""
@@ -162,7 +192,24 @@ class RetrievalRecommender(SequentialModel):
     @property
     def keeps_backbone(self) -> bool:
         """Whether memories have no weight."""
-        return float(self.fusion.alpha) == 1
+        fuses = self.fusion is not None and float(self.fusion.alpha) < 1
+        return not fuses and (self.mixture is None or self.mixture.is_off)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the own state and of the softmax, as settings name them."""
+        found = {} if self.fusion is None else {"alpha": float(self.fusion.alpha)}
+        return found if self.mixture is None else {**found, "mixture_weight": float(self.mixture.weight)}
+
+    @property
+    def needs_histories(self) -> bool:
+        """Whether a query has to tell the items of its history."""
+        return isinstance(self.mixture, TransitionMixture) or self.base.has_history_bias
+
+    @property
+    def mixes_transitions(self) -> bool:
+        """Whether transitions have a share in the scores."""
+        return isinstance(self.mixture, TransitionMixture) and not self.mixture.is_off
 
     @property
     def item_table(self) -> Tensor:
@@ -216,10 +263,11 @@ class RetrievalRecommender(SequentialModel):
         states = query.states  # first: RecBole's models tell their item vectors as they encode
         memories = self.memories(query)
         offsets = self.base.history_offsets(states, query.histories)
-        if isinstance(self.fusion, Fusion):
-            return self.fusion(states, memories.keys, memories.values, memories.valid), offsets
-        scores = self.base.scores_of(states, offsets)
-        mixed = self.fusion.offsets(scores, memories.items, memories.cosines(states), memories.valid)
+        if self.fusion is not None:
+            states = self.fusion(states, memories.keys, memories.values, memories.valid)
+        if self.mixture is None or self.mixture.is_off or self.training:
+            return states, offsets
+        mixed = self.mixture.offsets(self.scores_of(states, offsets), *self.mixture.shares(query, memories))
         return states, mixed if offsets is None else offsets.joined(mixed)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:

@@ -123,6 +123,12 @@ class Memory(Item):
     owner: str = Field(description="own, pattern, or a number for each other user")
 
 
+class Vote(Item):
+    """An item of the history, after which others chose what is recommended."""
+
+    effect: float = Field(description="what its votes add to the score, measured by leaving them out")
+
+
 class Explained(Item):
     """Where a recommendation comes from."""
 
@@ -133,6 +139,7 @@ class Explained(Item):
     rank_without: int | None
     memories: list[Memory]
     n_owners: int
+    votes: list[Vote]
     note: str
 
 

@@ -93,6 +93,8 @@ class RaConfig(Config):
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
+        if self.bank.memory_scope == "past" and "fusion" not in self._user_keys:
+            self.raft = dataclasses.replace(self.raft, fusion=self.raft.fuses)  # transitions know no time
         self.run = read(RunSettings, self.final_config_dict, problems)
         self.architecture: Any = None
         if self.backbone in BACKBONES:
@@ -235,9 +237,12 @@ class RaConfig(Config):
         )
 
     @property
-    def chooses_alpha(self) -> bool:
-        """Whether alpha is chosen on validation; one that the user gave stays."""
-        return self.raft.choose_alpha and self.raft.fusion != "none" and "alpha" not in self._user_keys
+    def chosen_weights(self) -> tuple[str, ...]:
+        """Weights of memories that are chosen on validation, in that order; one that the user gave stays."""
+        there = (("mixture_weight", self.raft.mixes), ("alpha", self.raft.fuses))
+        return tuple(
+            name for name, used in there if self.raft.choose_weights and used and name not in self._user_keys
+        )
 
     @property
     def built_with(self) -> dict[str, Any]:

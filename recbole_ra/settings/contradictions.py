@@ -73,10 +73,16 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     raft, width = config.raft, getattr(config.architecture, "hidden_size", 0)
     if width % raft.ram_heads:
         yield f"ram_heads={raft.ram_heads} does not divide hidden_size={width}; choose a divisor"
-    if raft.alpha == 0 and raft.fusion in ("scaled", "knn"):
+    if raft.alpha == 0 and raft.fuses == "scaled":
         yield f"fusion={raft.fusion!r} divides by alpha, which is 0; use fusion=raserec"
     if config.bank.memory_scope != "past":
         return
+    if raft.mixes == "transitions":
+        without = raft.fuses or "knn"
+        yield (
+            f"memory_scope='past': transitions are counted over all memories (fusion={raft.fusion!r}); "
+            f"use fusion={without}"
+        )
     unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
     if config.bank.memory_source == "patterns":
         yield f"{unknown} patterns; use memory_source=enumerate or both, or memory_scope=any"

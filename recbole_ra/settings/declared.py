@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from recbole_ra.core.setting import setting
 from recbole_ra.models.history import HISTORY_BIASES
 
+FUSIONS = ("raserec", "scaled", "gate", "random")
+MIXED = ("transitions", "knn")
+
 EPOCHS = "a sweep compares trials at equal epochs"
 MEASURE = "it says how trials are measured"
 
@@ -190,18 +193,31 @@ class RaftSettings:
     """Retrieval-augmented fine-tuning (docs/method.md, section 5)."""
 
     fusion: str = setting(
-        "raserec",
-        "how memories join the user's state (docs/method.md, section 5)",
-        choices=("raserec", "scaled", "gate", "knn", "none", "random"),
+        "raserec+transitions",
+        "how memories are used (docs/method.md, section 5): fused into the user's state, mixed into the "
+        "scores, or both, joined by +",
+        choices=(*FUSIONS, *(f"{fuses}+{mixes}" for fuses in FUSIONS for mixes in MIXED), *MIXED, "none"),
         shapes="raft",
     )
     alpha: float = setting(
-        0.5, "weight of the user's own state", low=0, high=1, shapes="raft", while_training=True
+        0.5,
+        "weight of the user's own state against what is fused into it",
+        low=0,
+        high=1,
+        shapes="raft",
+        while_training=True,
     )
-    choose_alpha: bool = setting(
+    mixture_weight: float = setting(
+        0.8,
+        "weight of the scores' softmax against what is mixed into it",
+        low=0.01,
+        high=1,
+        shapes="raft",
+    )
+    choose_weights: bool = setting(
         True,
-        "after training, choose alpha on validation: 1, the backbone, unless another is better beyond the "
-        "standard error; a given alpha stays as it is",
+        "after training, choose alpha and mixture_weight on validation: 1, the backbone, unless another is "
+        "better beyond two standard errors; a weight that is given stays as it is",
         shapes="raft",
     )
     beta: float = setting(
@@ -251,6 +267,19 @@ class RaftSettings:
         shapes="raft",
         fixed=EPOCHS,
     )
+
+    @property
+    def fuses(self) -> str:
+        """Name of the fusion of states, or nothing."""
+        return self._part(FUSIONS)
+
+    @property
+    def mixes(self) -> str:
+        """Name of the mixture, or nothing."""
+        return self._part(MIXED)
+
+    def _part(self, names: tuple[str, ...]) -> str:
+        return next((part for part in self.fusion.split("+") if part in names), "")
 
 
 @dataclass(frozen=True)

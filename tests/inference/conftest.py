@@ -22,7 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "past": {"memory_scope": "past"},
     "lists": {"index_type": "IVFFlat"},
     "all": {"finetune": "all"},
-    "knn": {"fusion": "knn", "alpha": 0.8},
+    "knn": {"fusion": "knn", "mixture_weight": 0.8},
     "gate": {"fusion": "gate", "alpha": 0.5},
     "bias": {"history_bias": "scalar", "alpha": 0.5},
 }

@@ -10,6 +10,7 @@ import pytest
 
 import recbole_ra
 from recbole_ra.core.errors import RequestError
+from recbole_ra.retrieval.choice import use
 from recbole_ra.retrieval.memory import MemoryBank
 
 RETRIEVAL = ("RaSASRec", "RaGRU4Rec", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")
@@ -67,8 +68,9 @@ def test_an_effect_is_what_the_score_lacks_without_the_memory(recommender: recbo
         .numpy()
     )
     keep = np.isin(np.arange(len(bank)), ids[[0, 1, 3, 4]])
-    columns = {name: getattr(bank, name)[keep] for name in ("keys", "values", "users", "lengths", "times")}
-    recommender.memory.set_bank(MemoryBank.build(**columns, index_kind="Flat", seed=0))
+    columns = {name: column[keep] for name, column in bank.columns.items()}
+    votes = recommender.memory.mixture.transitions
+    recommender.memory.set_bank(MemoryBank.build(**columns, index_kind="Flat", seed=0), votes)
     recommender.memory.n_neighbors = 4
     after = recommender.explain(history, item="i9")
     assert before.memories["effect"].iloc[2] == pytest.approx(before.score - after.score, abs=1e-6)
@@ -126,12 +128,12 @@ def test_bad_questions(asked: dict[str, Any], said: str, recommender: recbole_ra
         recommender.explain(**asked)
 
 
-@pytest.mark.parametrize(("alpha", "said"), [(1.0, True), (0.5, False)])
+@pytest.mark.parametrize(("weight", "said"), [(1.0, True), (0.5, False)])
 def test_memories_without_weight_are_called_so(
-    alpha: float, said: bool, recommender: recbole_ra.Recommender
+    weight: float, said: bool, recommender: recbole_ra.Recommender
 ) -> None:
     assert recommender.memory is not None
-    recommender.memory.fusion.alpha.fill_(alpha)
+    use(recommender.memory, {"alpha": weight, "mixture_weight": weight})
     found = recommender.explain(user="u3")
     assert ("so the backbone was kept" in found.note) == said
     assert (found.memories["effect"].abs().max() < 1e-6) == said

@@ -130,7 +130,7 @@ def test_readme_tells_every_file_as_it_is(exported: Exported) -> None:
             array = np.load(folder / name, allow_pickle=False)
             assert (list(array.shape), str(array.dtype)) == (about["shape"], about["dtype"])
     assert readme["files"]["items.npy"]["dtype"] == "float32"
-    assert readme["memory"]["alpha"] == float(recommender.memory.fusion.alpha)
+    assert readme["memory"]["alpha"] == recommender.memory.weights["alpha"]
     assert readme["memory"]["memories"] == len(recommender.memory.bank)
     assert "times before" in readme["memory"]["may_be_seen"]
     assert readme["versions"]["exported"]["recbole_ra"] == recbole_ra.__version__
@@ -152,8 +152,8 @@ def test_tokens_and_titles_as_they_are(trained: Trained, tmp_path: Path) -> None
 def test_the_index_finds_the_same_memories(model: str, exported: Exported) -> None:
     recommender, folder, _ = exported(model)
     bank = recommender.memory.bank
-    for name in ("keys", "values", "users", "lengths", "times"):
-        assert np.array_equal(np.load(folder / "memory" / f"{name}.npy"), getattr(bank, name), equal_nan=True)
+    for name, column in bank.columns.items():
+        assert np.array_equal(np.load(folder / "memory" / f"{name}.npy"), column, equal_nan=True)
     history, length = padded(HISTORIES, ids_by_token(folder), 6)
     queries = states(recommender, history, length)
     index = faiss.read_index(str(folder / "memory" / "index.faiss"))
@@ -189,8 +189,8 @@ def test_scores_of_a_mixture_follow_from_plain_files(exported: Exported) -> None
         weight = np.exp((cosines[row] - cosines[row].max()) / about["temperature"])
         share = np.bincount(values[rows[row]], weight / weight.sum(), minlength=len(vectors))
         p = np.exp(found[row] - np.logaddexp.reduce(found[row]))
-        found[row] += np.log1p((1 - about["alpha"]) / about["alpha"] * share / p)
-    assert about["alpha"] < 1
+        found[row] += np.log1p((1 - about["mixture_weight"]) / about["mixture_weight"] * share / p)
+    assert about["mixture_weight"] < 1
     assert found == pytest.approx(scores(recommender), abs=1e-4)
 
 

@@ -86,7 +86,7 @@ def test_another_format_names_it(copy: Path) -> None:
     manifest = json.loads((copy / MANIFEST).read_text())
     manifest["about"]["format"] = 99
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="is of format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="is of format 99, this version reads 2"):
         recbole_ra.load(copy)
 
 

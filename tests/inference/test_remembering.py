@@ -131,8 +131,7 @@ def test_a_forgotten_user_is_nowhere(kind: str, recommender: recbole_ra.Recommen
     from recbole_ra.retrieval.memory import MemoryBank
 
     old = recommender.memory.bank
-    columns = {name: getattr(old, name) for name in ("keys", "values", "users", "lengths", "times")}
-    recommender.memory.set_bank(MemoryBank.build(**columns, index_kind=kind, seed=0))
+    recommender.memory.set_bank(MemoryBank.build(**old.columns, index_kind=kind, seed=0))
     number = int(recommender.users.ids(["u7"])[0])
     others = old.users != number
     assert recommender.forget("u7") == (~others).sum() > 0

@@ -61,7 +61,7 @@ def repeating(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("fusion", ["raserec", "scaled", "gate", "knn"])
+@pytest.mark.parametrize("fusion", ["raserec+transitions", "scaled", "gate+knn", "transitions"])
 def test_retrieval_is_never_below_its_backbone(fusion: str, repeating: dict[str, Any]) -> None:
     result = run("RaSASRec", **repeating, fusion=fusion, say=lambda line: None)
     assert result.backbone_test is not None
@@ -73,7 +73,7 @@ def test_retrieval_is_never_below_its_backbone(fusion: str, repeating: dict[str,
 @pytest.mark.usefixtures("undrawn")
 def test_as_trained_it_is_below(repeating: dict[str, Any]) -> None:
     """What the choice is for: with alpha as the papers have it, the same model loses."""
-    result = run("RaSASRec", **repeating, choose_alpha=False, say=lambda line: None)
+    result = run("RaSASRec", **repeating, fusion="raserec", choose_weights=False, say=lambda line: None)
     found = result.memory["comparison"]["unmasked"]
     assert found["gain"] < -found["error"]
 

@@ -132,6 +132,7 @@ def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None
     assert sorted(path.name for path in folder.iterdir()) == [
         "alpha.png",
         "learning_curve.png",
+        "mixture_weight.png",
         "model",
         "result.json",
         "retrieval_gain.png",

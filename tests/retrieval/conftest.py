@@ -31,7 +31,8 @@ def make(tiny_config: Callable[..., Any], tiny_splits: Any) -> Callable[..., Ret
             keys = base.eval().represent(tiny_splits.train[torch.arange(len(rows))]).numpy()
         bank = MemoryBank.build(keys, **memories_of(rows), index_kind="Flat", seed=0)
         made = build_recommender(config, base, bank)
-        scatter(made.fusion, std)
+        if made.fusion is not None:
+            scatter(made.fusion, std)
         return made.eval()
 
     return build

@@ -54,6 +54,7 @@ def recommender_of(state: Run, scope: str) -> RetrievalRecommender:
     return RetrievalRecommender(
         base,
         build_fusion(state.config, 16),
+        None,
         bank,
         fields=state.fields,
         n_neighbors=5,

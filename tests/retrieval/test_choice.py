@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +17,12 @@ import torch
 from recbole_ra.data.dataset import Fields
 from recbole_ra.models.history import HistoryBias
 from recbole_ra.retrieval import choice
-from recbole_ra.retrieval.choice import Candidate, Choice, choose, use
+from recbole_ra.retrieval.choice import Candidate, Choice, Step, choose, use
 from recbole_ra.retrieval.comparison import _by_size, compare
 from recbole_ra.retrieval.finetuning import cached
-from recbole_ra.retrieval.mixture import Mixture
+from recbole_ra.retrieval.mixture import NeighbourMixture
 from recbole_ra.retrieval.neighbours import Queries
-from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.retrieval.recommender import Memories, RetrievalRecommender
 from recbole_ra.training.evaluation import RankingEvaluator, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
@@ -36,8 +39,17 @@ def batches(model: RetrievalRecommender, split: Any, size: int = 17) -> EvalBatc
     return EvalBatches(split, model.fields, batch_size=size, trim=True, query=found)
 
 
+EVERY_USE = ["raserec", "scaled", "gate", "random", "knn", "transitions", "gate+knn", "raserec+transitions"]
+
+
+def weights_of(fusion: str) -> list[str]:
+    mixes = "knn" in fusion or "transitions" in fusion
+    fuses = fusion not in ("knn", "transitions", "none")
+    return ["mixture_weight"] * mixes + ["alpha"] * fuses
+
+
 @pytest.mark.parametrize("history_bias", ["none", "state"])
-@pytest.mark.parametrize("fusion", ["raserec", "scaled", "gate", "random", "knn"])
+@pytest.mark.parametrize("fusion", EVERY_USE)
 def test_every_candidate_is_measured_as_evaluation_measures_it(
     fusion: str,
     history_bias: str,
@@ -48,31 +60,52 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
 ) -> None:
     monkeypatch.setattr(choice, "CPU_BLOCK_ELEMENTS", 200)  # blocks of four rows
     model, split = make(fusion=fusion, history_bias=history_bias), tiny_splits.valid
-    found = choose(model, batches(model, split), "masked_ndcg@10")
+    weights = weights_of(fusion)
+    found = choose(model, batches(model, split), "masked_ndcg@10", weights)
     assert (found.metric, found.protocol) == ("ndcg@10", "masked")
+    assert [step.weight for step in found.steps] == weights
+    assert model.weights == {weight: found.chosen[weight] for weight in model.weights}
     config = tiny_config("RaSASRec")
-    for candidate in found.candidates:
-        use(model.fusion, candidate.setting)
-        ranking = RankingEvaluator(config, tiny_splits.train)
-        for batch in EvalBatches(split, model.fields, batch_size=23, trim=True):
-            with torch.no_grad():
-                ranking.add(model.full_sort_predict(batch.query), batch, batch.query)
-        result = ranking.result()
-        for protocol, value in candidate.value.items():
-            assert value == pytest.approx(result[protocol]["ndcg@10"], abs=1e-3), candidate.setting
-    backbone = found.candidates[0]
-    assert backbone.setting["alpha"] == 1
-    assert backbone.gain == {"unmasked": 0, "masked": 0}
+    use(model, dict.fromkeys(weights, 1.0))
+    for step in found.steps:
+        for candidate in step.candidates:
+            use(model, candidate.setting)
+            ranking = RankingEvaluator(config, tiny_splits.train)
+            for batch in EvalBatches(split, model.fields, batch_size=23, trim=True):
+                with torch.no_grad():
+                    ranking.add(model.full_sort_predict(batch.query), batch, batch.query)
+            result = ranking.result()
+            for protocol, value in candidate.value.items():
+                assert value == pytest.approx(result[protocol]["ndcg@10"], abs=1e-3), candidate.setting
+        before = step.candidates[0]
+        assert before.setting[step.weight] == 1
+        assert before.gain == {"unmasked": 0, "masked": 0}
+        use(model, step.chosen)
 
 
-@pytest.mark.parametrize("fusion", ["raserec", "scaled", "gate", "knn", "none"])
-def test_alpha_one_scores_as_the_backbone(fusion: str, make: Callable[..., Any], tiny_splits: Any) -> None:
+@pytest.mark.parametrize("fusion", [*EVERY_USE, "none"])
+def test_weights_of_one_score_as_the_backbone(
+    fusion: str, make: Callable[..., Any], tiny_splits: Any
+) -> None:
     model, queries = make(fusion=fusion), tiny_splits.test[torch.arange(30)]
+    use(model, {"mixture_weight": 0.5})  # off until it is chosen
     if fusion != "none":
+        assert not model.keeps_backbone
         before = model.full_sort_predict(queries)
         assert not torch.allclose(before, model.base.full_sort_predict(queries))
-    use(model.fusion, {"alpha": 1.0})
+    use(model, {"alpha": 1.0, "mixture_weight": 1.0})
+    assert model.keeps_backbone
     torch.testing.assert_close(model.full_sort_predict(queries), model.base.full_sort_predict(queries))
+
+
+@pytest.mark.parametrize("fusion", EVERY_USE)
+def test_nothing_retrieved_scores_as_the_backbone(
+    fusion: str, make: Callable[..., Any], tiny_splits: Any
+) -> None:
+    model, queries = make(fusion=fusion), tiny_splits.test[torch.arange(30)]
+    use(model, {"mixture_weight": 0.5})
+    found = model.full_sort_predict(model.query(queries).without_memories())
+    torch.testing.assert_close(found, model.base.full_sort_predict(queries))
 
 
 def test_scaled_is_raserec_at_the_temperature_of_the_backbone(
@@ -92,17 +125,20 @@ def test_a_new_gate_is_alpha(make: Callable[..., Any], tiny_splits: Any) -> None
     torch.testing.assert_close(gated.full_sort_predict(queries), plain.full_sort_predict(queries))
 
 
-def test_a_mixture_of_two_distributions() -> None:
+def test_a_mixture_of_two_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Known answer: probabilities mixed one by one, two neighbours that bring one item together."""
     scores = torch.tensor([[0.0, 1.0, 2.0, 0.5], [0.0, 1.0, 2.0, 0.5]], dtype=torch.float64)
     items = torch.tensor([[2, 3, 2], [1, 1, 1]])
     cosines = torch.tensor([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]], dtype=torch.float64)
     valid = torch.tensor([[True, True, True], [False, False, False]])
-    mixture = Mixture(0.8, 0.1)
-    found = mixture.offsets(scores, items, cosines, valid).add_to(scores.clone()).softmax(1)
+    mixture = NeighbourMixture(0.8, 0.1)
+    query, memories = SimpleNamespace(states=None), Memories(None, items, None, valid)
+    monkeypatch.setattr(Memories, "cosines", lambda self, states: cosines)
+    shares = mixture.shares(query, memories)
+    found = mixture.offsets(scores, *shares).add_to(scores.clone()).softmax(1)
     weight = (cosines[0] / 0.1).softmax(0)
-    memories = torch.tensor([0, 0, weight[0] + weight[2], weight[1]], dtype=torch.float64)
-    torch.testing.assert_close(found[0], 0.8 * scores[0].softmax(0) + 0.2 * memories)
+    said = torch.tensor([0, 0, weight[0] + weight[2], weight[1]], dtype=torch.float64)
+    torch.testing.assert_close(found[0], 0.8 * scores[0].softmax(0) + 0.2 * said)
     torch.testing.assert_close(found[1], scores[1].softmax(0))
 
 
@@ -128,26 +164,41 @@ def candidate(alpha: float, unmasked: float, masked: float, error: float = 0.01)
 @pytest.mark.parametrize(
     ("unmasked", "masked", "helps"),
     [
-        (0.02, 0.0, True),
-        (0.009, 0.02, False),
-        (0.02, -0.009, True),
+        (0.021, 0.0, True),
+        (0.019, 0.02, False),
+        (0.021, -0.009, True),
         (0.05, -0.02, False),
         (-0.02, 0.05, False),
     ],
 )
 def test_what_helps(unmasked: float, masked: float, helps: bool) -> None:
-    """Beyond the standard error where it counts, and no harm beyond it under the other protocol."""
+    """Beyond two standard errors where it counts, and no harm beyond one under the other protocol."""
     assert candidate(0.5, unmasked, masked).helps("unmasked") == helps
 
 
 def test_what_is_said_of_a_choice() -> None:
     tried = [candidate(1.0, 0.0, 0.0), candidate(0.5, 0.002, 0.001)]
-    kept = Choice("ndcg@10", "unmasked", {"alpha": 1.0}, tried)
-    about = "alpha 0.5: validation ndcg@10 unmasked +0.0020 ± 0.0100, masked +0.0010 ± 0.0100"
-    assert kept.said().startswith("the backbone was kept: ")
-    assert f"(best {about})" in kept.said()
-    assert Choice.of_json(kept.as_json()) == kept
-    assert Choice("ndcg@10", "unmasked", {"alpha": 0.5}, tried).said() == f"memories help: {about}"
+    kept = Step("alpha", {"alpha": 1.0}, tried)
+    used = Step("alpha", {"alpha": 0.5}, tried)
+    mixed = Step(
+        "mixture_weight",
+        {"mixture_weight": 0.8, "decay": 0.6},
+        [
+            dataclasses.replace(tried[0], setting={"mixture_weight": 1.0, "decay": 0.6}),
+            dataclasses.replace(tried[1], setting={"mixture_weight": 0.8, "decay": 0.6}),
+        ],
+    )
+    gains = "validation ndcg@10 unmasked +0.0020 ± 0.0100, masked +0.0010 ± 0.0100"
+    alone = Choice("ndcg@10", "unmasked", [kept])
+    assert alone.keeps_backbone
+    assert alone.said().startswith("the backbone was kept: ")
+    assert f"(best alpha 0.5: {gains})" in alone.said()
+    both = Choice("ndcg@10", "unmasked", [mixed, kept])
+    assert Choice.of_json(json.loads(json.dumps(both.as_json()))) == both
+    assert both.chosen == {"mixture_weight": 0.8, "decay": 0.6, "alpha": 1.0}
+    about = f"memories help: mixture_weight 0.8, decay 0.6: {gains}"
+    assert both.said().startswith(f"{about} (left at 1: best alpha 0.5: ")
+    assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {gains}"
 
 
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:

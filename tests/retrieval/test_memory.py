@@ -11,7 +11,7 @@ from recbole_ra.core.files import write_arrays
 from recbole_ra.retrieval.index import KINDS
 from recbole_ra.retrieval.memory import MemoryBank
 
-ARRAYS = ("keys", "values", "users", "lengths", "times")
+ARRAYS = ("keys", "values", "users", "lengths", "times", "recent")
 FILES = ("memories.npz", "index.bin")
 
 
@@ -25,6 +25,7 @@ def columns(rows: int, seed: int = 0) -> tuple[np.ndarray, ...]:
         rng.integers(-1, 9, rows),
         rng.integers(1, 9, rows),
         times,
+        rng.integers(0, 50, (rows, 3)),
     )
 
 
@@ -211,6 +212,6 @@ def test_an_empty_bank_is_refused() -> None:
 
 
 def test_arrays_must_fit() -> None:
-    keys, values, users, lengths, times = columns(10)
+    keys, values, users, lengths, times, recent = columns(10)
     with pytest.raises(ValueError, match="users"):
-        MemoryBank.build(keys, values, users[:9], lengths, times, index_kind="Flat", seed=0)
+        MemoryBank.build(keys, values, users[:9], lengths, times, recent, index_kind="Flat", seed=0)

@@ -35,11 +35,12 @@ class World:
         self.lengths = np.concatenate([position, rng.integers(1, 5, n_patterns)])
         times = np.concatenate([position + rng.integers(0, 3, len(users)), np.full(n_patterns, np.nan)])
         self.times = times.astype(np.float64)
+        self.recent = np.zeros((len(times), 1), np.int32)
         self.values = rng.integers(1, 9, len(self.users))
 
     def bank(self, kind: str = "Flat") -> MemoryBank:
         return MemoryBank.build(
-            self.keys, self.values, self.users, self.lengths, self.times, index_kind=kind, seed=0
+            self.keys, self.values, self.users, self.lengths, self.times, self.recent, index_kind=kind, seed=0
         )
 
     @property
@@ -119,6 +120,7 @@ def test_places_that_the_index_leaves_empty_are_not_valid() -> None:
         world.users,
         world.lengths,
         world.times,
+        world.recent,
         index_kind="IVFFlat",
         nlist=25,
         nprobe=1,

@@ -153,29 +153,42 @@ function itemLine(node, one) {
   return node;
 }
 
-function memoriesTable(told) {
-  const box = make("div", undefined, { class: "scroll" });
-  if (!told.memories.length) {
-    box.append(make("p", told.note || "No memory took part.", { class: "note" }));
-    return box;
-  }
+function tableOf(caption, columns, rows) {
   const table = make("table");
-  table.append(make("caption",
-    `${told.memories.length} memories of ${told.n_owners} other users; without them rank ${told.rank_without}. ` +
-    "Effect is what a memory adds to the score of this item."));
+  table.append(make("caption", caption));
   const head = make("tr");
-  for (const name of ["followed by", "similarity", "attention", "effect", "whose"]) head.append(make("th", name, { scope: "col" }));
+  for (const name of columns) head.append(make("th", name, { scope: "col" }));
   const body = make("tbody");
-  for (const one of [...told.memories].sort((a, b) => b.effect - a.effect)) {
+  for (const cells of rows) {
     const row = make("tr");
-    const numbers = [one.similarity, one.attention, one.effect].map((x) => (x === null ? "–" : x.toFixed(3)));
-    for (const text of [nameOf(one), ...numbers, one.owner]) row.append(make("td", text));
+    for (const text of cells) row.append(make("td", text));
     body.append(row);
   }
   const top = make("thead");
   top.append(head);
   table.append(top, body);
-  box.append(table);
+  return table;
+}
+
+function memoriesTable(told) {
+  const box = make("div", undefined, { class: "scroll" });
+  const number = (x) => (x === null ? "–" : x.toFixed(3));
+  if (told.votes.length) {
+    box.append(tableOf(
+      "Items of the history that vote for it, by what followed them. Effect is what a vote adds to the score.",
+      ["item of the history", "effect"],
+      told.votes.map((one) => [nameOf(one), number(one.effect)])));
+  }
+  if (told.memories.length) {
+    box.append(tableOf(
+      `${told.memories.length} memories of ${told.n_owners} other users; without them rank ${told.rank_without}. ` +
+      "Effect is what a memory adds to the score of this item.",
+      ["followed by", "similarity", "attention", "effect", "whose"],
+      [...told.memories].sort((a, b) => b.effect - a.effect).map((one) =>
+        [nameOf(one), number(one.similarity), number(one.attention), number(one.effect), one.owner])));
+  } else {
+    box.append(make("p", told.note || "No memory took part.", { class: "note" }));
+  }
   return box;
 }
 
