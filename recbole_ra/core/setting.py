@@ -104,6 +104,13 @@ def setting(default: Any, help: str, *, shapes: str = "", **about: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": said})
 
 
+def inherited(cls: Any, name: str, default: Any) -> Any:
+    """Declare a field as a base class does, with another default."""
+    (said,) = (field.metadata["setting"] for field in dataclasses.fields(cls) if field.name == name)
+    about = dataclasses.replace(said, default=default)
+    return dataclasses.field(default=default, metadata={"setting": about})
+
+
 def declared(cls: Any) -> dict[str, Setting]:
     """Return the settings that a class declares, by name."""
     annotations = typing.get_type_hints(cls)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_ra.data.batching import LengthGroup, TrainBatch
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.history import HistoryBias, ItemOffsets
 from recbole_ra.models.losses import next_item_loss
 
@@ -33,6 +34,9 @@ class Backbone(nn.Module):
         self.width = width
         self.history_bias: HistoryBias | None = None
 
+    def see(self, sequences: SequenceTable) -> None:
+        """Look at the sequences that it will be trained on; most backbones need not."""
+
     def learn_history_bias(self, kind: str) -> None:
         """Give items of the history a term of their own; ``none`` takes it away."""
         self.history_bias = None if kind == "none" else HistoryBias(kind, self.width)
@@ -51,10 +55,12 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-class CausalBackbone(Backbone):
-    """A backbone whose encoder never looks ahead: state ``t`` is the encoding of items ``0 .. t``.
+class EncoderBackbone(Backbone):
+    """A backbone that encodes histories and is trained by the loss of predicting what follows.
 
-    Subclasses give :meth:`encode` and :attr:`item_table`.
+    Subclasses give :meth:`encode` and :attr:`item_table`. A causal one never looks ahead: its state ``t`` is
+    the encoding of items ``0 .. t``. Of others, ``causal = False``, only the state at the last item means
+    something, and each prefix is a row of its own.
     """
 
     causal = True

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recbole_ra.core.setting import setting
+from recbole_ra.core.setting import inherited, setting
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.models.losses import info_nce
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
@@ -17,12 +17,17 @@ from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 @dataclass(frozen=True)
 class DuoRecSettings(SASRecSettings):
-    """SASRec's architecture and the contrastive term.
+    """SASRec's architecture, by default in RecBole's layout as published, and the contrastive term.
 
     ``contrast`` is ``us_x`` (unsupervised view against supervised view), ``us`` (unsupervised view
     against the state itself), ``su`` (supervised view against the state itself) or ``none``.
     """
 
+    layout: str = inherited(SASRecSettings, "layout", "recbole")
+    n_heads: int = inherited(SASRecSettings, "n_heads", 2)
+    inner_size: int = inherited(SASRecSettings, "inner_size", 256)
+    hidden_dropout_prob: float = inherited(SASRecSettings, "hidden_dropout_prob", 0.5)
+    attn_dropout_prob: float = inherited(SASRecSettings, "attn_dropout_prob", 0.5)
     contrast: str = setting(
         "us_x",
         "views that are contrasted",

@@ -6,11 +6,21 @@ A name is a backbone of ours, a sequential model that RecBole ships, ``Ra`` befo
 
 from __future__ import annotations
 
+from typing import Any
+
 from recbole_ra.core.errors import SettingsError, nearest
+from recbole_ra.models.bsarec import BSARec
+from recbole_ra.models.cl4srec import CL4SRec
 from recbole_ra.models.duorec import DuoRec
+from recbole_ra.models.fmlprec import FMLPRec
+from recbole_ra.models.gnn import GNN
+from recbole_ra.models.gru4rec import GRU4Rec
 from recbole_ra.models.sasrec import SASRec
 
-BACKBONES: dict[str, type[SASRec]] = {"SASRec": SASRec, "DuoRec": DuoRec}
+BACKBONES: dict[str, Any] = {
+    kind.__name__: kind for kind in (SASRec, DuoRec, CL4SRec, BSARec, FMLPRec, GRU4Rec, GNN)
+}
+"""Backbones of ours by name: subclasses of ``EncoderBackbone`` with ``Settings``."""
 
 SEQUENTIAL_MODELS_OF_RECBOLE = (
     "BERT4Rec Caser CORE FDSA FEARec FOSSIL FPMC GCSAN GRU4Rec GRU4RecCPR GRU4RecF HGN HRM LightSANs "

@@ -15,6 +15,8 @@ from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_
 from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
 from recbole_ra.report.tables import metrics_table, render
+from recbole_ra.settings.recbole import split_metric
+from recbole_ra.training.evaluation import PROTOCOLS
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Result:
         self.folder = str(folder)
         write_json(folder / "result.json", asdict(self))
         write_bytes(folder / "table.txt", self.table().encode())
+        name = split_metric(metric)[1]
         if any(metric in entry for entry in self.history):
             learning_curve(
                 self.history,
@@ -87,6 +90,7 @@ class Result:
                 metric=metric,
                 best_epoch=self.best_epochs(metric, bigger=bigger),
                 title=f"{self.model} on {self.dataset}",
+                besides=[name, f"masked_{name}"],
             )
 
         self._draw_retrieval(folder)
@@ -103,7 +107,8 @@ class Result:
             for candidate in step["candidates"]:
                 setting = candidate["setting"]
                 if setting[weight] == 1 or others.items() <= setting.items():
-                    for protocol, gain in candidate["gain"].items():
+                    for protocol in PROTOCOLS:
+                        gain = candidate["gain"][protocol]
                         point = setting[weight], gain, candidate["error"][protocol]
                         curves.setdefault(protocol, []).append(point)
             about = "".join(f", {name} {value:g}" for name, value in others.items())

@@ -90,7 +90,14 @@ class RegeneratorStages:
         run, config = self.run, self.run.config
         seed_everything(config)
         width = self.settings.regenerator_width
-        shape = SASRecSettings(hidden_size=width, inner_size=4 * width)
+        shape = SASRecSettings(
+            layout="recbole",
+            n_heads=2,
+            hidden_size=width,
+            inner_size=4 * width,
+            hidden_dropout_prob=0.5,
+            attn_dropout_prob=0.5,
+        )
         backbone = SASRec(len(self.items), self.max_length, shape)
         model = BackboneRecommender(backbone, run.fields).to(config.torch_device)
 

@@ -47,8 +47,9 @@ def learning_curve(
     metric: str,
     best_epoch: int | Mapping[str, int] | None,
     title: str,
+    besides: Sequence[str] | None = None,
 ) -> None:
-    """Draw training loss (left axis) and a validation metric (right axis) over epochs as a PNG.
+    """Draw training loss (left axis) and validation metrics (right axis) over epochs as a PNG.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ def learning_curve(
         Epoch to mark; a plain number belongs to the last stage, a mapping names one for each.
     title : str
         Line above the panels.
+    besides : sequence of str, optional
+        Further metrics, drawn where they are known.
 
     Raises
     ------
@@ -77,7 +80,8 @@ def learning_curve(
         raise DataError(
             f"{path}: metric '{metric}' is in no epoch; there are {', '.join(known)}{nearest(metric, known)}"
         )
-    epochs = epochs.reindex(columns=["stage", "epoch", "loss", metric]).fillna({"stage": ""})
+    shown = [metric, *(other for other in (besides or []) if other in epochs and other != metric)]
+    epochs = epochs.reindex(columns=["stage", "epoch", "loss", *shown]).fillna({"stage": ""})
     stages = epochs.groupby("stage", sort=False)
     epochs["epoch"] = epochs["epoch"].fillna(stages.cumcount())
     if not isinstance(best_epoch, Mapping):
@@ -87,19 +91,25 @@ def learning_curve(
         for panel, (stage, entries) in enumerate(stages, start=1):
             axes = figure.add_subplot(1, len(stages), panel)
             axes.set_title(stage, fontsize=10, color=_GREY)
-            _draw_stage(axes, entries, metric, best_epoch.get(stage))
+            _draw_stage(axes, entries, shown, best_epoch.get(stage))
 
 
-def _draw_stage(left: Axes, epochs: pd.DataFrame, metric: str, best: int | None) -> None:
-    """Both curves of one stage, and a mark at its best epoch."""
+def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: int | None) -> None:
+    """The curves of one stage, and a mark at its best epoch by the first metric."""
+    metric = metrics[0]
     right = left.twinx()
     marker = "o" if len(epochs) <= 40 else None
     lines: list[Line2D] = []
-    curves = ((left, "loss", "training loss", _LOSS), (right, metric, f"validation {metric}", _METRIC))
-    for axes, key, label, colour in curves:
+    curves = [(left, "loss", "training loss", _LOSS, "-")]
+    for name, style in zip(metrics, ("-", "--", ":"), strict=False):
+        curves.append((right, name, f"validation {name}", _METRIC, style))
+    for axes, key, label, colour, style in curves:
         there = epochs.dropna(subset=[key])
-        lines += axes.plot(there["epoch"], there[key], color=colour, marker=marker, ms=3, label=label)
-        axes.set_ylabel(label, color=colour)
+        lines += axes.plot(
+            there["epoch"], there[key], color=colour, ls=style, marker=marker, ms=3, label=label
+        )
+        if not axes.get_ylabel():
+            axes.set_ylabel(label, color=colour)
         axes.tick_params(axis="y", colors=colour, length=0)
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.margins(y=0.1)
@@ -114,7 +124,8 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metric: str, best: int | None)
         label = f"best epoch {best}" + (f" ({value:.4f})" if np.isfinite(value) else "")
         lines += right.plot([best], [value], "o", color=_METRIC, mec="white", ms=9, label=label)
     below = (0.5, -0.16)
-    left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=len(lines), frameon=False)
+    columns = min(len(lines), 3)
+    left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=columns, frameon=False)
 
 
 def weight_curve(

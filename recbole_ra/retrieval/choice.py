@@ -21,6 +21,7 @@ from torch import Tensor
 from recbole_ra.models.history import ItemOffsets
 from recbole_ra.retrieval.mixture import MIXTURES
 from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import PROTOCOLS, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
@@ -189,14 +190,13 @@ def choose(
     batches : EvalBatches
         Of the validation rows; queries may be known (:class:`Retrieved`) or not.
     valid_metric : str
-        ``masked_…`` chooses under the masked protocol.
+        As :func:`split_metric` reads it: under which protocol to choose, or under the mean of both.
     weights : sequence of str
         ``mixture_weight`` and ``alpha`` in the order in which they are chosen. Those that come later are 1
         meanwhile.
     """
     recommender.eval()
-    protocol = "masked" if valid_metric.lower().startswith("masked_") else "unmasked"
-    metric = valid_metric.lower().removeprefix("masked_")
+    protocol, metric = split_metric(valid_metric)
     steps = []
     use(recommender, dict.fromkeys(weights, 1.0))
     for weight in weights:
@@ -219,7 +219,7 @@ def _measured(
     settings: Sequence[Mapping[str, float]],
     metric: str,
 ) -> list[dict[str, np.ndarray]]:
-    """Return the metric of each row under each setting and protocol."""
+    """Return the metric of each row under each setting, for each protocol and their mean."""
     found: list[dict[str, list[Tensor]]] = [{name: [] for name in PROTOCOLS} for _ in settings]
     device = recommender.item_table.device
     for batch in batches:
@@ -232,7 +232,14 @@ def _measured(
             for place, part in enumerate(scores.under(settings, rows)):
                 for name, rank in zip(PROTOCOLS, ranks(part, *facts), strict=True):
                     found[place][name].append(rank.cpu())
-    return [{name: of_rows(metric, torch.cat(parts)) for name, parts in one.items()} for one in found]
+    return [
+        with_mean({name: of_rows(metric, torch.cat(parts)) for name, parts in one.items()}) for one in found
+    ]
+
+
+def with_mean(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the mean over the protocols to the values of each row."""
+    return {**values, "mean": np.mean([values[name] for name in PROTOCOLS], axis=0)}
 
 
 class _Scores:

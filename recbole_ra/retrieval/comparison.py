@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import RankingEvaluator, of_rows
 from recbole_ra.training.loaders import by_length
 from recbole_ra.training.run import Run
@@ -80,7 +81,7 @@ def compare(
         (two-sided paired t test), ``helped`` and ``harmed`` (shares of rows), and ``groups``.
     """
     found, ranks = {}, after.ranks()
-    metric = metric.lower().removeprefix("masked_")
+    metric = split_metric(metric)[1]
     for protocol, old_ranks in before.ranks().items():
         old, new = of_rows(metric, old_ranks), of_rows(metric, ranks[protocol])
         gains = pd.DataFrame({"before": old, "after": new, "gain": new - old})

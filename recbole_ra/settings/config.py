@@ -20,6 +20,7 @@ from recbole_ra.core.files import digest_bytes
 from recbole_ra.core.setting import Setting, declared, raise_problems, read
 from recbole_ra.models.losses import LOSSES
 from recbole_ra.models.registry import BACKBONES, REGENERATOR, backbone_name
+from recbole_ra.models.transformer import ACTIVATIONS
 from recbole_ra.settings.contradictions import contradictions
 from recbole_ra.settings.declared import (
     OUR_SETTINGS,
@@ -301,8 +302,11 @@ class RaConfig(Config):
             if problem not in problems:
                 problems.append(problem)
         problems.extend(contradictions(self))
-        if self.backbone in BACKBONES and final.get("hidden_act", "gelu") != "gelu":
-            problems.append(f"hidden_act={final['hidden_act']!r}: {self.backbone} uses gelu only")
+        layout = getattr(self.architecture, "layout", None)
+        if layout is not None and "hidden_act" in self._user_keys:
+            has = ACTIVATIONS[layout]
+            if final["hidden_act"] != has:
+                problems.append(f"hidden_act={final['hidden_act']!r}: layout={layout} has {has}")
 
     @property
     def torch_device(self) -> torch.device:

@@ -46,6 +46,14 @@ class OptimSettings:
         shapes="backbone raft",
         expert=True,
     )
+    stopping_margin: float = setting(
+        0.003,
+        "share of the validation metric that an epoch must gain to count against stopping_step; 0 = any gain",
+        low=0,
+        shapes="backbone raft",
+        fixed=EPOCHS,
+        expert=True,
+    )
 
 
 @dataclass(frozen=True)

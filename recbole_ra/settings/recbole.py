@@ -76,7 +76,7 @@ RECBOLE = {
         _setting("topk", "cut-offs of the metrics", shapes=TRAINED, fixed=MEASURE),
         _setting(
             "valid_metric",
-            "selects the epoch; masked_… for the masked protocol",
+            "selects the epoch; masked_… for the masked protocol, mean_… for the mean of both",
             shapes=TRAINED,
             fixed=MEASURE,
         ),
@@ -247,7 +247,7 @@ def _columns(final: Mapping[str, Any]) -> Iterator[str]:
 
 def _metric(final: Mapping[str, Any]) -> Iterator[str]:
     chosen = final["valid_metric"]
-    name, at, cut = str(chosen).lower().removeprefix("masked_").partition("@")
+    name, at, cut = split_metric(str(chosen))[1].partition("@")
     metrics = [metric.lower() for metric in final["metrics"]]
     if name not in metrics:
         yield f"valid_metric={chosen!r} is not among metrics={metrics}{nearest(name, metric_types)}"
@@ -262,4 +262,13 @@ def _metric(final: Mapping[str, Any]) -> Iterator[str]:
 
 def larger_is_better(valid_metric: str) -> bool:
     """Return whether a higher value of the metric that selects an epoch is better."""
-    return valid_metric.lower().removeprefix("masked_").partition("@")[0] not in smaller_metrics
+    return split_metric(valid_metric)[1].partition("@")[0] not in smaller_metrics
+
+
+def split_metric(valid_metric: str) -> tuple[str, str]:
+    """Return the protocol and RecBole's name of a metric: ``Mean_NDCG@10`` -> ``mean``, ``ndcg@10``."""
+    metric = valid_metric.lower()
+    for protocol in ("masked", "mean"):
+        if metric.startswith(f"{protocol}_"):
+            return protocol, metric.removeprefix(f"{protocol}_")
+    return "unmasked", metric

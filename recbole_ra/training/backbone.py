@@ -60,6 +60,8 @@ def backbone_stage(run: Run) -> Backbone:
     facts: dict[str, Any] = {}
     if run.workers.count > 1:
         facts["workers"] = run.workers.count  # each draws its own dropout masks
+    if base.own is not None:
+        base.own.see(run.training_sequences)
     rows = {} if run.regenerated is None else {"rows": run.regenerated.fingerprint()}
     content = run.content("backbone", rows, **facts)
     if config.run.backbone_checkpoint is not None:
@@ -114,6 +116,8 @@ def train_part(
         run.regenerated = RegeneratedDataset(splits.train, SequenceTable.load(folder / TRAINING_ROWS))
     seed_everything(config)
     base = build_base(config, splits)
+    if base.own is not None:
+        base.own.see(run.training_sequences)
     rank, world = dist.get_rank(), dist.get_world_size()
     trainer = build_trainer(
         run,

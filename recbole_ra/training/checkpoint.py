@@ -22,6 +22,7 @@ EPOCH = {"stage": str, "epoch": int, "loss": (int, float)}
 RESUMED = {
     "epoch": int,
     "cur_step": int,
+    "mark": (int, float, type(None)),
     "best_valid_score": (int, float),
     "best_valid_result": (dict, type(None)),
     "optimizer": dict,

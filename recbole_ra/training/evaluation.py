@@ -172,7 +172,9 @@ def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
 
 
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Join both protocols: unmasked under RecBole's names, masked under ``masked_…``."""
-    flat = dict(results["unmasked"])
-    flat.update({f"masked_{name}": value for name, value in results["masked"].items()})
+    """Join both protocols: unmasked under RecBole's names, ``masked_…``, and their mean, ``mean_…``."""
+    unmasked, masked = results["unmasked"], results["masked"]
+    flat = dict(unmasked)
+    flat.update({f"masked_{name}": value for name, value in masked.items()})
+    flat.update({f"mean_{name}": (value + masked[name]) / 2 for name, value in unmasked.items()})
     return flat

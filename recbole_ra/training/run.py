@@ -14,10 +14,11 @@ from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
-from recbole_ra.data.table import IntArray
+from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.recbole import split_metric
 from recbole_ra.settings.stages import STAGES
 from recbole_ra.training.checkpoint import load_checkpoint
 from recbole_ra.training.loaders import EvalBatches
@@ -122,6 +123,11 @@ class Run:
         """What the backbone trains on: the training split, or what was regenerated from it."""
         return self.splits.train if self.regenerated is None else self.regenerated
 
+    @property
+    def training_sequences(self) -> SequenceTable:
+        """The sequences of :attr:`training`, without anything that is held out."""
+        return self.training_part.sequences if self.regenerated is None else self.regenerated.table
+
     def identity(self, model: str) -> dict[str, Any]:
         """Return what a checkpoint of that model is tied to."""
         return {
@@ -198,7 +204,8 @@ class Run:
             Measures on the line beside the validation metric.
         """
         if self.config["show_progress"]:
-            measures = (str(self.config["valid_metric"]).lower(), *shown)
+            metric = split_metric(str(self.config["valid_metric"]))[1]
+            measures = (metric, f"masked_{metric}", *shown)
             valid = "".join(f"valid {name} {entry[name]:.4f}, " for name in measures if name in entry)
             self.say(
                 f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, {valid}"

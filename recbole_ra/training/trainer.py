@@ -34,6 +34,7 @@ from recbole_ra.training.checkpoint import (
     set_random_state,
 )
 from recbole_ra.training.evaluation import RankingEvaluator, flat_result
+from recbole_ra.training.patience import Patience
 
 EpochCallback = Callable[[Mapping[str, Any]], None]
 
@@ -96,6 +97,7 @@ class RaTrainer(Trainer):
         if self.average is not None:
             average = self.average
             self.optimizer.register_step_post_hook(lambda *_: average.update())
+        self.patience = Patience(config.optim.stopping_margin)
         self.on_epoch = on_epoch
         self.saved_model_file = str(folder / "best.pt")
         self.history: list[dict[str, float]] = []
@@ -134,7 +136,7 @@ class RaTrainer(Trainer):
             if callback_fn is not None:
                 callback_fn(epoch, score)
 
-        with self._writer() as self.tensorboard:
+        with self._writer() as self.tensorboard, self.patience.applied():
             return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
 
     def _writer(self) -> AbstractContextManager[Any]:
@@ -210,6 +212,7 @@ class RaTrainer(Trainer):
             "settings": {key: repr(value) for key, value in sorted(self.config.final_config_dict.items())},
             "epoch": epoch,
             "cur_step": self.cur_step,
+            "mark": self.patience.mark,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": None if self.best_valid_result is None else dict(self.best_valid_result),
             "history": self.history,
@@ -260,7 +263,7 @@ class RaTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
         self.start_epoch = content["epoch"] + 1
-        self.cur_step = content["cur_step"]
+        self.cur_step, self.patience.mark = content["cur_step"], content["mark"]
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
         self.history = content["history"]
@@ -301,7 +304,7 @@ class RaTrainer(Trainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Measure a split: unmasked under RecBole's names, masked under ``masked_…``."""
+        """Measure a split; keys as :func:`flat_result` makes them."""
         if load_best_model:
             if model_file is not None:
                 self.saved_model_file = str(model_file)

@@ -122,7 +122,7 @@ def test_the_original_split_is_left_alone(tiny_splits: Splits, data: Regenerated
     assert tiny_splits.train.table is table
 
 
-@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "GRU4Rec", "BERT4Rec", "NPE", "HGN"])
+@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "NARM", "BERT4Rec", "NPE", "HGN"])
 def test_every_kind_of_model_trains_on_it(
     model: str, tiny_config: Callable[..., Any], tiny_splits: Splits, data: RegeneratedData
 ) -> None:

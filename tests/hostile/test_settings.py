@@ -41,7 +41,7 @@ SETTINGS = rows(
         ("heads", "--n_heads=3", "hidden_size=16 is not divisible by n_heads=3"),
         ("heads zero", "--n_heads=0", "n_heads=0"),
         ("dropout", "--hidden_dropout_prob=2", "hidden_dropout_prob=2 must be between 0 and 1"),
-        ("activation", "--hidden_act=relu", "hidden_act='relu': SASRec uses gelu only"),
+        ("activation", "--hidden_act=gelu", "hidden_act='gelu': layout=published has relu"),
         ("loss", "--loss_type=XE", "loss_type='XE' must be one of"),
         ("learner", "--learner=lion", "learner='lion' must be one of adam"),
         ("clip text", "--clip_grad_norm=abc", "clip_grad_norm='abc' must be a mapping such as"),

@@ -13,9 +13,9 @@ from pandas.testing import assert_frame_equal
 
 import recbole_ra
 
-MODELS = ("SASRec", "DuoRec", "RaSASRec", "GRU4Rec", "RaGRU4Rec")
+MODELS = ("SASRec", "DuoRec", "RaSASRec", "NARM", "RaNARM")
 VARIANTS = [f"RaSASRec {name}" for name in ("past", "lists", "knn", "gate", "bias")]
-VARIANTS += ["RaGRU4Rec all", "RaBERT4Rec", "SRGNN"]
+VARIANTS += ["RaNARM all", "RaBERT4Rec", "SRGNN"]
 
 each_model = pytest.mark.parametrize("model", MODELS)
 

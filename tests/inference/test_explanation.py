@@ -13,10 +13,10 @@ from recbole_ra.core.errors import RequestError
 from recbole_ra.retrieval.choice import use
 from recbole_ra.retrieval.memory import MemoryBank
 
-RETRIEVAL = ("RaSASRec", "RaGRU4Rec", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")
+RETRIEVAL = ("RaSASRec", "RaNARM", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")
 
 
-@pytest.mark.parametrize("model", ["SASRec", "RaSASRec", "GRU4Rec", "RaGRU4Rec"])
+@pytest.mark.parametrize("model", ["SASRec", "RaSASRec", "NARM", "RaNARM"])
 def test_score_and_rank_are_those_of_the_recommendation(model: str, trained: Callable[[str], Any]) -> None:
     recommender = trained(model).load()
     table = recommender.recommend(["u4"], k=6)

@@ -104,7 +104,7 @@ def test_a_history_bias_that_follows_from_the_state(trained: Trained, tmp_path: 
     assert found == pytest.approx(scores(recommender), abs=1e-5)
 
 
-@pytest.mark.parametrize("model", ["GRU4Rec", "RaGRU4Rec", "BERT4Rec"])
+@pytest.mark.parametrize("model", ["NARM", "RaNARM", "BERT4Rec"])
 def test_vectors_of_recboles_models(model: str, exported: Exported) -> None:
     recommender, folder, readme = exported(model)
     scorer, memory = recommender.scorer, recommender.memory
@@ -347,9 +347,9 @@ def test_what_is_no_export_is_never_replaced(out: str, said: Any, tmp_path: Path
 
 def test_a_model_of_recboles_has_no_onnx(said: Any) -> None:
     needs_onnx()
-    code, _, err = said("RaGRU4Rec", "--out=below/vectors", "--onnx")
+    code, _, err = said("RaNARM", "--out=below/vectors", "--onnx")
     assert (code, err.count("\n")) == (2, 1)
-    assert "RaGRU4Rec encodes by a model of RecBole's" in err
+    assert "RaNARM encodes by a model of RecBole's" in err
     assert list(Path().iterdir()) == []
 
 

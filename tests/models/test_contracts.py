@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,27 @@ N_ITEMS, MAX_LENGTH = 12, 8
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
+def walks() -> SequenceTable:
+    """Random walks, long enough that every position of a model is used."""
+    rng = np.random.default_rng(0)
+    return SequenceTable.from_arrays(rng.integers(1, N_ITEMS, 60), np.arange(0, 61, 10), N_ITEMS)
+
+
 def build(name: str, seed: int = 0, **changes: Any) -> Backbone:
+    """A small model, with those of the changes that it has a setting for."""
     torch.manual_seed(seed)
-    settings = replace(BACKBONES[name].Settings(), hidden_size=16, inner_size=32, **changes)
-    return BACKBONES[name](N_ITEMS, MAX_LENGTH, settings)
+    kind = BACKBONES[name].Settings
+    own = {field.name for field in fields(kind)}
+    wanted = {"hidden_size": 16, "inner_size": 32, "embedding_size": 16, **changes}
+    settings = replace(kind(), **{key: value for key, value in wanted.items() if key in own})
+    model = BACKBONES[name](N_ITEMS, MAX_LENGTH, settings)
+    model.see(walks())
+    return model
 
 
 def batch_for(model: Backbone) -> TrainBatch:
-    """All rows of random walks; long enough that every position of the model is used."""
-    rng = np.random.default_rng(0)
-    table = SequenceTable.from_arrays(rng.integers(1, N_ITEMS, 60), np.arange(0, 61, 10), N_ITEMS)
+    """All rows of the walks."""
+    table = walks()
     feed = SequenceBatches(
         Prefixes.all_of(table, MAX_LENGTH),
         batch_size=99,
@@ -65,7 +76,7 @@ def test_the_loss_is_finite_and_moves_every_parameter(name: str, loss_type: str)
 
 @every_backbone
 def test_steps_lower_the_loss(name: str) -> None:
-    model = build(name, hidden_dropout_prob=0.0, attn_dropout_prob=0.0).train()
+    model = build(name, hidden_dropout_prob=0.0, attn_dropout_prob=0.0, dropout_prob=0.0).train()
     batch, optimizer = batch_for(model), torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(15):
@@ -118,6 +129,30 @@ def test_trailing_padding_and_company_mean_nothing(name: str) -> None:
     for row, length in enumerate(lengths.tolist()):
         alone = model.represent(items[row : row + 1, :length], lengths[row : row + 1])
         torch.testing.assert_close(states[row], alone[0])
+
+
+@every_backbone
+def test_the_order_of_the_history_matters(name: str) -> None:
+    model = build(name).eval()
+    items, length = torch.tensor([[3, 5, 9, 2, 7]]), torch.tensor([5])
+    swapped = items[:, [1, 0, 2, 3, 4]]
+    assert not torch.allclose(model.represent(items, length), model.represent(swapped, length), atol=1e-4)
+
+
+@every_backbone
+@pytest.mark.parametrize("per_pass", [1, 4])
+def test_both_ways_of_feeding_give_the_same_states(name: str, per_pass: int) -> None:
+    """Prefix rows, and where the encoder is causal several targets of a pass."""
+    model = build(name).eval()
+    if not model.causal and per_pass > 1:
+        pytest.skip(f"{name} reads prefix rows only")
+    prefixes = Prefixes.all_of(walks(), MAX_LENGTH)
+    feed = SequenceBatches(prefixes, batch_size=20, targets_per_pass=per_pass, n_groups=3, seed=0)
+    for batch in feed:
+        rows = prefixes[batch.rows.numpy()]
+        whole = rows.position <= MAX_LENGTH // 2  # of later ones a pass may see less of the history
+        alone = model.represent(torch.from_numpy(rows.items()), torch.from_numpy(rows.lengths))
+        torch.testing.assert_close(model.target_states(batch)[whole], alone[whole], rtol=1e-4, atol=1e-5)
 
 
 @every_backbone

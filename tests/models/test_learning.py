@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from recbole_ra.models.registry import BACKBONES
 from recbole_ra.pipeline.runner import run
 
 N = 10
@@ -25,27 +27,34 @@ def ring(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_next_item_on_a_ring_is_learned(ring: Path) -> None:
+@pytest.mark.parametrize("model", BACKBONES)
+def test_the_next_item_on_a_ring_is_learned(model: str, ring: Path) -> None:
+    small = {
+        "hidden_size": 16,
+        "embedding_size": 16,
+        "inner_size": 32,
+        "n_layers": 1,
+        "hidden_dropout_prob": 0.1,
+        "attn_dropout_prob": 0.0,
+        "dropout_prob": 0.1,
+    }
+    own = {field.name for field in dataclasses.fields(BACKBONES[model].Settings)}
     result = run(
-        "SASRec",
+        model,
         "ring",
+        **{name: value for name, value in small.items() if name in own},
         data_path=str(ring),
         output_dir=str(ring / "runs"),
         checkpoint_dir=str(ring / "saved"),
         say=lambda line: None,
         use_gpu=False,
         state="ERROR",
-        epochs=15,
-        eval_step=15,
+        epochs=40,
+        eval_step=40,
         train_batch_size=64,
         learning_rate=0.01,
-        hidden_size=16,
-        inner_size=32,
-        n_layers=1,
-        hidden_dropout_prob=0.1,
-        attn_dropout_prob=0.0,
         topk=[1],
         valid_metric="Recall@1",
     )
-    assert result.test["unmasked"]["recall@1"] > 0.99
-    assert result.test["unmasked"]["ndcg@1"] > 0.99
+    assert result.test["unmasked"]["recall@1"] > 0.95
+    assert result.test["unmasked"]["ndcg@1"] > 0.95

@@ -16,7 +16,7 @@ from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.training.setup import build_base
 
 INNER_PRODUCT = (
-    "BERT4Rec Caser CORE FOSSIL GCSAN GRU4Rec HGN HRM LightSANs NARM NextItNet NPE SHAN SINE SRGNN STAMP"
+    "BERT4Rec Caser CORE FOSSIL GCSAN HGN HRM LightSANs NARM NextItNet NPE SHAN SINE SRGNN STAMP"
 ).split()
 OTHER = ["FPMC", "RepeatNet", "TransRec"]
 
@@ -54,8 +54,8 @@ def test_scores_are_those_of_the_model(name: str, tiny_config: Callable[..., Any
     assert (recommender.item_bias is not None) == (name == "BERT4Rec")
 
 
-def test_the_state_of_gru4rec_is_its_encoding(tiny_config: Callable[..., Any]) -> None:
-    model, splits, fields = load("GRU4Rec", tiny_config)
+def test_the_state_of_narm_is_its_encoding(tiny_config: Callable[..., Any]) -> None:
+    model, splits, fields = load("NARM", tiny_config)
     recommender = wrap(model, splits, fields).eval()
     queries = splits.test[torch.arange(20)]
     states = recommender.represent(queries)
@@ -121,19 +121,19 @@ def test_the_product_must_explain_the_scores(
 
 
 def test_gradients_reach_the_model_through_states_and_items(tiny_config: Callable[..., Any]) -> None:
-    model, splits, fields = load("GRU4Rec", tiny_config)
+    model, splits, fields = load("NARM", tiny_config)
     recommender: SequentialModel = wrap(model, splits, fields)
     recommender.train()
     queries = splits.train[torch.arange(16)]
     recommender.represent(queries).sum().backward()
-    assert model.gru_layers.weight_hh_l0.grad.abs().sum() > 0
+    assert model.gru.weight_hh_l0.grad.abs().sum() > 0
     model.zero_grad()
     recommender.item_table.sum().backward()
     assert model.item_embedding.weight.grad[1:].abs().sum() > 0
 
 
 def test_its_loss_is_the_models_own(tiny_config: Callable[..., Any]) -> None:
-    model, splits, fields = load("GRU4Rec", tiny_config)
+    model, splits, fields = load("NARM", tiny_config)
     queries = splits.train[torch.arange(16)]
     recommender = wrap(model, splits, fields).eval()
     assert torch.equal(recommender.calculate_loss(queries), model.calculate_loss(queries))
@@ -146,7 +146,7 @@ def test_torch_traces_no_operation_because_of_sine(
     for name in list(sys.modules):
         if name.startswith("recbole.model.sequential_recommender"):
             monkeypatch.delitem(sys.modules, name)
-    tiny_config("GRU4Rec")
+    tiny_config("NARM")
     assert "recbole.model.sequential_recommender.sine" in sys.modules
     assert not torch.is_anomaly_enabled()
 

@@ -41,7 +41,13 @@ def pair(
 
     n_layers, n_heads = request.param
     config = tiny_config(
-        "SASRec", n_layers=n_layers, n_heads=n_heads, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+        "SASRec",
+        layout="recbole",
+        inner_size=256,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        hidden_dropout_prob=0.0,
+        attn_dropout_prob=0.0,
     )
     torch.manual_seed(0)
     theirs = RecBoleSASRec(config, tiny_splits.train)

@@ -26,7 +26,7 @@ def of_recbole(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in ("hidden_size", "inner_size", "n_layers")}
 
 
-@pytest.mark.parametrize("model", ["RaSASRec", "RaDuoRec", "RaGRU4Rec", "RaBERT4Rec", "RaNARM"])
+@pytest.mark.parametrize("model", ["RaSASRec", "RaGNN", "RaGRU4Rec", "RaBERT4Rec", "RaNARM"])
 def test_every_kind_of_backbone_is_augmented(model: str, shared_settings: dict[str, Any]) -> None:
     own = model in ("RaSASRec", "RaDuoRec")
     settings = shared_settings if own else of_recbole(shared_settings)
@@ -201,7 +201,7 @@ def test_a_model_that_reads_features_leaves_no_recommender(
     assert not (Path(result.folder) / "model").exists()
 
 
-@pytest.mark.parametrize("model", ["RaGRU4Rec", "RaBERT4Rec"])
+@pytest.mark.parametrize("model", ["RaNARM", "RaBERT4Rec"])
 def test_a_backbone_of_recbole_learns_on(model: str, shared_settings: dict[str, Any]) -> None:
     settings = {**of_recbole(shared_settings), "finetune": "all", "raft_epochs": 2}
     result = run(model, **settings, say=silent)

@@ -34,7 +34,7 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
     run("DR4SR", **regenerating, say=silent)
     assert run("SASRec", **regenerating, say=silent).reused == ["decoded"]
     other = {k: v for k, v in regenerating.items() if k not in ("inner_size", "n_layers")}
-    assert run("RaGRU4Rec", **other, memory_data="regenerated", say=silent).reused == ["decoded"]
+    assert run("RaNARM", **other, memory_data="regenerated", say=silent).reused == ["decoded"]
     optimised = {
         "learner": "sgd",
         "ema_decay": 0.5,

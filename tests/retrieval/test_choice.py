@@ -23,7 +23,7 @@ from recbole_ra.retrieval.finetuning import cached
 from recbole_ra.retrieval.mixture import NeighbourMixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import Memories, RetrievalRecommender
-from recbole_ra.training.evaluation import RankingEvaluator, of_rows, ranks
+from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
 
@@ -75,11 +75,13 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
                 with torch.no_grad():
                     ranking.add(model.full_sort_predict(batch.query), batch, batch.query)
             result = ranking.result()
-            for protocol, value in candidate.value.items():
-                assert value == pytest.approx(result[protocol]["ndcg@10"], abs=1e-3), candidate.setting
+            for protocol in PROTOCOLS:
+                expected = pytest.approx(result[protocol]["ndcg@10"], abs=1e-3)
+                assert candidate.value[protocol] == expected, candidate.setting
+            assert candidate.value["mean"] == pytest.approx(sum(map(candidate.value.get, PROTOCOLS)) / 2)
         before = step.candidates[0]
         assert before.setting[step.weight] == 1
-        assert before.gain == {"unmasked": 0, "masked": 0}
+        assert set(before.gain.values()) == {0}
         use(model, step.chosen)
 
 

@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         )
         settings = settings_below(below / model, data)
         settings |= {"epochs": 2, "raft_epochs": 1, "MAX_ITEM_LIST_LENGTH": 6, "say": lambda line: None}
-        if model.removeprefix("Ra") == "GRU4Rec":
+        if model.removeprefix("Ra") == "NARM":
             settings = {
                 k: v for k, v in settings.items() if k not in ("hidden_size", "inner_size", "n_layers")
             }

@@ -144,7 +144,7 @@ def test_search_by_title_or_token(client: Client) -> None:
     assert found[1].json()["items"] == [{"item": "i7", "title": "Film 7"}]
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("model", ["SASRec", "NARM"])
 def test_a_model_without_memories_is_served_too(
     model: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("hidden_dropout_prob", 1.5, "hidden_dropout_prob=1.5 must be between 0 and 1"),
     ("attn_dropout_prob", -0.1, "attn_dropout_prob=-0.1 must be between 0 and 1"),
     ("attn_dropout_prob", float("nan"), "attn_dropout_prob=nan must be between 0 and 1"),
-    ("hidden_act", "relu", "hidden_act='relu': SASRec uses gelu only"),
+    ("hidden_act", "gelu", "hidden_act='gelu': layout=published has relu"),
     ("loss_type", "XE", "loss_type='XE' must be one of CE, BPR, BCE"),
     ("epochs", "ten", "epochs='ten' must be an integer"),
     ("epochs", 2.5, "epochs=2.5 must be an integer"),
@@ -126,7 +126,7 @@ def test_negatives_that_are_not_drawn_so_are_refused(tiny_config: Callable[..., 
             tiny_config(loss_type="BPR", train_neg_sample_args=wanted)
     tiny_config(loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
     tiny_config(train_neg_sample_args=None)
-    tiny_config("GRU4Rec", loss_type="BPR", train_neg_sample_args={"distribution": "popularity"})
+    tiny_config("NARM", loss_type="BPR", train_neg_sample_args={"distribution": "popularity"})
 
 
 def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callable[..., Any]) -> None:
@@ -318,8 +318,8 @@ def test_which_way_a_metric_selects(metric: str, larger: bool, tiny_config: Call
 
 
 def test_negatives_are_drawn_for_pairwise_losses_only(tiny_config: Callable[..., Any]) -> None:
-    assert tiny_config("GRU4Rec", hidden_size=16)["train_neg_sample_args"]["distribution"] == "none"
-    assert tiny_config("GRU4Rec", loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
+    assert tiny_config("NARM", hidden_size=16)["train_neg_sample_args"]["distribution"] == "none"
+    assert tiny_config("NARM", loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
 
 
 def test_the_cpu_is_used_where_asked(tiny_config: Callable[..., Any]) -> None:

@@ -154,4 +154,4 @@ def test_scores_that_are_no_numbers_are_refused(tiny_config: Callable[..., Any],
 
 def test_flat_results_name_the_protocol() -> None:
     flat = flat_result({"unmasked": {"mrr@5": 1.0}, "masked": {"mrr@5": 2.0}})
-    assert flat == {"mrr@5": 1.0, "masked_mrr@5": 2.0}
+    assert flat == {"mrr@5": 1.0, "masked_mrr@5": 2.0, "mean_mrr@5": 1.5}

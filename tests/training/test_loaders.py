@@ -83,7 +83,7 @@ def test_our_backbones_get_sequence_batches(
 
 
 def test_models_of_recbole_get_its_loader_with_our_seed(tiny_config: Callable[..., Any]) -> None:
-    config = tiny_config("GRU4Rec", train_batch_size=64)
+    config = tiny_config("NARM", train_batch_size=64)
     splits = Splits.load(config)
 
     def epochs(first: int, count: int) -> list[Any]:

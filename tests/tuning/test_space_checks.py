@@ -21,7 +21,7 @@ SHIPPED = {
     "fig2": ("RaDuoRec", {}),
     "SASRec": ("SASRec", {}),
     "DuoRec": ("RaDuoRec", {}),
-    "backbone": ("GRU4Rec", {}),
+    "backbone": ("NARM", {}),
 }
 
 

@@ -64,7 +64,7 @@ def test_a_model_of_recbole_trains_on_two_workers(
     pair = []
     for settings in (alone, together):
         kept = {key: value for key, value in settings.items() if key not in architecture}
-        pair.append(run("GRU4Rec", **{**kept, **options}, say=silent))
+        pair.append(run("NARM", **{**kept, **options}, say=silent))
     losses = [[entry["loss"] for entry in result.history] for result in pair]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 

@@ -1,0 +1,118 @@
+"""What encoders of ours share: settings of their size and training, item and position vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_ra.core.setting import setting
+from recbole_ra.models.backbone import EncoderBackbone
+from recbole_ra.models.dropout import Dropout
+from recbole_ra.models.losses import LOSSES
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What a backbone is trained by."""
+
+    loss_type: str = setting(
+        "CE",
+        "cross-entropy over the catalogue, or BPR or BCE with sampled negatives",
+        choices=LOSSES,
+        shapes="backbone raft",
+        expert=True,
+    )
+    n_negatives: int = setting(
+        1, "items that BPR and BCE compare a target with", low=1, shapes="backbone raft", expert=True
+    )
+
+
+@dataclass(frozen=True)
+class EncoderSettings(LossSettings):
+    """Size of an encoder of blocks; names are RecBole's."""
+
+    n_layers: int = setting(2, "blocks of the encoder", low=1, shapes="backbone", expert=True)
+    hidden_size: int = setting(64, "width of states and item vectors", low=1, shapes="backbone", expert=True)
+    inner_size: int = setting(
+        256, "width inside the feed-forward networks", low=1, shapes="backbone", expert=True
+    )
+    hidden_dropout_prob: float = setting(
+        0.5,
+        "dropout of embeddings and blocks",
+        low=0,
+        high=1,
+        shapes="backbone",
+        while_training=True,
+        expert=True,
+    )
+    layer_norm_eps: float = setting(
+        1e-12, "added to the variance in LayerNorm", low=0, shapes="backbone", expert=True
+    )
+    initializer_range: float = setting(
+        0.02, "standard deviation of initial weights", low=0, shapes="backbone", expert=True
+    )
+
+
+@dataclass(frozen=True)
+class AttentionSettings(EncoderSettings):
+    """Size of an encoder with attention; names are RecBole's."""
+
+    n_heads: int = setting(2, "attention heads", low=1, shapes="backbone", expert=True)
+    attn_dropout_prob: float = setting(
+        0.5,
+        "dropout of attention weights",
+        low=0,
+        high=1,
+        shapes="backbone",
+        while_training=True,
+        expert=True,
+    )
+
+
+class EmbeddedBackbone(EncoderBackbone):
+    """An encoder that begins with item and position vectors, LayerNorm and dropout.
+
+    Parameters
+    ----------
+    n_items : int
+        Size of the vocabulary, padding included.
+    max_length : int
+        Longest history.
+    settings : EncoderSettings
+    """
+
+    Settings: ClassVar[type[EncoderSettings]] = EncoderSettings
+
+    def __init__(self, n_items: int, max_length: int, settings: EncoderSettings) -> None:
+        super().__init__(n_items, max_length, settings.hidden_size, settings.loss_type, settings.n_negatives)
+        width = settings.hidden_size
+        self.item_embedding = nn.Embedding(n_items, width, padding_idx=0)
+        self.position_embedding = nn.Embedding(max_length, width)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=settings.layer_norm_eps)
+        self.dropout = Dropout(settings.hidden_dropout_prob)
+
+    def initialise(self, std: float) -> None:
+        """Draw every weight of an embedding or a linear layer anew; biases are 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def embed(self, items: Tensor) -> Tensor:
+        """[B, L] -> [B, L, D]: what the first block reads."""
+        positions = torch.arange(items.shape[1], device=items.device)
+        return self.dropout(self.norm(self.vectors(items) + self.position_embedding(positions)))
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """Return the vectors of the items of a history, [B, L] -> [B, L, D]."""
+        return F.embedding(items, self.item_table, padding_idx=0)
+
+    @property
+    def item_table(self) -> Tensor:
+        """The vectors that states are scored against, shape [N, D]."""
+        return self.item_embedding.weight

@@ -1,0 +1,100 @@
+"""SASRec over item vectors that are propagated on the graph of the training sequences (DR4SR's GNN)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from recbole_ra.core.setting import setting
+from recbole_ra.data.batching import TrainBatch
+from recbole_ra.data.table import SequenceTable
+from recbole_ra.models.sasrec import SASRec, SASRecSettings
+
+
+@dataclass(frozen=True)
+class GNNSettings(SASRecSettings):
+    """SASRec's architecture and the propagation before it."""
+
+    gnn_layers: int = setting(
+        3, "propagations over the graph of items", low=1, shapes="backbone", expert=True
+    )
+    gnn_window: int = setting(
+        2, "items apart that are still neighbours in the graph", low=1, shapes="backbone", expert=True
+    )
+
+
+class GNN(SASRec):
+    """``E' = mean of E, A E, A² E, …`` (as LightGCN), read and scored by SASRec.
+
+    ``A`` joins items that stand at most ``gnn_window`` apart in a training sequence, each time by one over
+    their distance, in both directions, scaled to ``D^-½ A D^-½``. It is part of a checkpoint.
+    """
+
+    Settings = GNNSettings
+
+    edges: Tensor
+    weights: Tensor
+
+    def __init__(self, n_items: int, max_length: int, settings: GNNSettings) -> None:
+        super().__init__(n_items, max_length, settings)
+        self.layers, self.window = settings.gnn_layers, settings.gnn_window
+        self.register_buffer("edges", torch.empty(2, 0, dtype=torch.int64))
+        self.register_buffer("weights", torch.empty(0))
+        self._known: tuple[tuple[int, int], Tensor] | None = None
+        self._in_step: Tensor | None = None
+
+    def see(self, table: SequenceTable) -> None:
+        """Make the graph of the sequences that it is trained on."""
+        counts = sparse.csr_array((self.n_items, self.n_items))
+        inside = np.repeat(np.arange(len(table)), table.lengths)
+        for distance in range(1, self.window + 1):
+            same = inside[distance:] == inside[:-distance]
+            pair = table.items[:-distance][same], table.items[distance:][same]
+            found = (np.full(len(pair[0]), 1 / distance), pair)
+            counts = counts + sparse.coo_array(found, shape=counts.shape).tocsr()
+        counts = (counts + counts.T).tocoo()
+        degree = np.bincount(counts.row, counts.data, minlength=self.n_items)
+        scaled = counts.data / np.sqrt(degree[counts.row] * degree[counts.col])
+        device = self.edges.device
+        self.edges = torch.from_numpy(np.stack([counts.row, counts.col]).astype(np.int64)).to(device)
+        self.weights = torch.from_numpy(scaled.astype(np.float32)).to(device)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("edges", "weights"):  # as many as the graph had
+            there = state_dict.get(f"{prefix}{name}")
+            if torch.is_tensor(there):
+                setattr(self, name, torch.empty_like(there, device=self.edges.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def item_table(self) -> Tensor:
+        """The propagated vectors, shape [N, D]; made anew when the weights have changed."""
+        if self._in_step is not None:
+            return self._in_step
+        own = self.item_embedding.weight
+        version = (own.data_ptr(), own._version)
+        follows = torch.is_grad_enabled() and own.requires_grad
+        if not follows and self._known is not None and self._known[0] == version:
+            return self._known[1]
+        adjacency = torch.sparse_coo_tensor(self.edges, self.weights, (self.n_items, self.n_items))
+        table = layer = own
+        for _ in range(self.layers):
+            layer = torch.sparse.mm(adjacency, layer)
+            table = table + layer
+        table = table / (self.layers + 1)
+        self._known = None if follows else (version, table)
+        return table
+
+    def calculate_loss(self, batch: TrainBatch) -> Tensor:
+        """Return the loss of one optimisation step, shape []; the vectors are propagated once for it."""
+        self._in_step = self.item_table
+        try:
+            return super().calculate_loss(batch)
+        finally:
+            self._in_step = None
