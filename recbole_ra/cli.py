@@ -21,6 +21,7 @@ from recbole_ra.core.setting import Setting, declared
 
 USAGE = """\
 usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=value ...]
+       recbole-ra models
        recbole-ra tune --model=MODEL --dataset=NAME --space=FILE [--trials=N] [--resume] [--key=value ...]
        recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(words: Sequence[str]) -> int:
     """Run the command that the words name."""
     asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
-    if asks and not {*words[:1]} & {"prepare", *OF_A_RUN}:
+    if asks and not {*words[:1]} & {"models", "prepare", *OF_A_RUN}:
         show(help_text(everything="--help=all" in words))
         return 0
     if words[0] == "--version":
@@ -81,6 +82,8 @@ def command(words: Sequence[str]) -> int:
 
         show(__version__)
         return 0
+    if words[0] == "models":
+        return models(words[1:])
     if words[0] == "prepare":
         return prepare(words[1:])
     if words[0] in OF_A_RUN:
@@ -103,6 +106,32 @@ def train(words: Sequence[str]) -> int:
         raise SettingsError(f"unknown setting '{name}'; recbole_ra.run has it, for Python programs")
     result = run(model, dataset, files, start_workers=ray_workers, **settings)
     show(result.table())
+    return 0
+
+
+def models(words: Sequence[str]) -> int:
+    """List every model with its source, how it is trained and what it supports."""
+    Parser("models", "List every model that --model takes.").parse_args(words)
+    from rich.table import Table
+
+    from recbole_ra.models.catalogue import entries
+    from recbole_ra.report.tables import render
+
+    table = Table("model", "trains on", "loss", "Ra", "needs", "source")
+    for entry in entries():
+        table.add_row(
+            entry.name,
+            entry.trains_on,
+            entry.loss,
+            "yes" if entry.retrieval else "no",
+            entry.needs,
+            entry.source,
+        )
+    show(render(table, 120))
+    show(
+        "trains on: passes = several targets of a user in one pass, prefixes = a row for each target, "
+        "RecBole = RecBole's loader.\nRa: yes = also retrieval-augmented, for example --model=RaSASRec."
+    )
     return 0
 
 

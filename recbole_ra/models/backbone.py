@@ -24,6 +24,12 @@ class Backbone(nn.Module):
     causal = False
     """Whether one pass over a sequence yields the encoding of each of its prefixes."""
 
+    contrasts = False
+    """Whether a contrastive loss is added to that of ``loss_type``."""
+
+    source = ""
+    """Who published it."""
+
     needs_positives = False
     """Whether training batches must carry another prefix with the same target for each target."""
 

@@ -38,6 +38,7 @@ class BSARec(EmbeddedBackbone):
     """
 
     Settings = BSARecSettings
+    source = "Shin et al., AAAI 2024"
     causal = False
 
     def __init__(self, n_items: int, max_length: int, settings: BSARecSettings) -> None:

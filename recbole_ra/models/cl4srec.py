@@ -39,6 +39,8 @@ class CL4SRec(SASRec):
     """``L = L_rec + lmd * InfoNCE`` between two views of each history, made by two of three operators."""
 
     Settings = CL4SRecSettings
+    source = "Xie et al., ICDE 2022"
+    contrasts = True
 
     def __init__(self, n_items: int, max_length: int, settings: CL4SRecSettings) -> None:
         super().__init__(n_items, max_length, settings)

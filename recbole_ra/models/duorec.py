@@ -51,6 +51,8 @@ class DuoRec(SASRec):
     """
 
     Settings = DuoRecSettings
+    source = "Qiu et al., WSDM 2022; RaSeRec pre-trains with it"
+    contrasts = True
 
     def __init__(self, n_items: int, max_length: int, settings: DuoRecSettings) -> None:
         super().__init__(n_items, max_length, settings)

@@ -23,6 +23,7 @@ class FMLPRec(EmbeddedBackbone):
     """
 
     Settings = FMLPRecSettings
+    source = "Zhou et al., WWW 2022"
     causal = False
 
     def __init__(self, n_items: int, max_length: int, settings: FMLPRecSettings) -> None:

@@ -37,6 +37,7 @@ class GNN(SASRec):
     """
 
     Settings = GNNSettings
+    source = "a backbone of DR4SR (KDD 2024); He et al., SIGIR 2020"
 
     edges: Tensor
     weights: Tensor

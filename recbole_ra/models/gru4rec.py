@@ -39,6 +39,7 @@ class GRU4Rec(EncoderBackbone):
     """
 
     Settings = GRU4RecSettings
+    source = "Hidasi et al., ICLR 2016, as RecBole has it"
 
     def __init__(self, n_items: int, max_length: int, settings: GRU4RecSettings) -> None:
         width = settings.embedding_size

@@ -28,6 +28,12 @@ SEQUENTIAL_MODELS_OF_RECBOLE = (
 ).split()
 
 
+WITHOUT_STATES = ("FPMC", "RepeatNet", "TransRec")
+"""Models of RecBole's that do not score by an inner product, so that no memory can be fused into them."""
+
+READ_FEATURES = ("FDSA", "GRU4RecF", "SASRecF")
+"""Models of RecBole's that read features of items, which the data set must have."""
+
 REGENERATOR = "DR4SR"
 """The model that makes a regenerated data set and ranks nothing; it starts from SASRec's item vectors."""
 

@@ -41,6 +41,7 @@ class SASRec(EmbeddedBackbone):
     """
 
     Settings = SASRecSettings
+    source = "Kang & McAuley, ICDM 2018"
 
     def __init__(self, n_items: int, max_length: int, settings: SASRecSettings) -> None:
         super().__init__(n_items, max_length, settings)
