@@ -68,7 +68,10 @@ def good() -> str:
         (["--model=SASRec", "--dataset=shop", "--epochs=many"], "epochs='many' must be an integer"),
         (["--model=SASRec", "--dataset=shop", "--alpha=2"], "alpha=2 must be between 0 and 1"),
         (["--model=SASRec", "--dataset=shop", "--index_type=flat"], "must be one of Flat, IVFFlat"),
-        (["--model=SASRec", "--dataset=shop", "--hidden_size=65"], "not divisible by n_heads=2"),
+        (
+            ["--model=SASRec", "--dataset=shop", "--hidden_size=65", "--n_heads=2"],
+            "not divisible by n_heads=2",
+        ),
         (["--model=SASRec", "--dataset=shop", "--valid_metric=NDCG@7"], "7 is not in topk"),
         (["--model=SASRec", "--dataset=shop", "--metrics=[Recal]"], "no metric named 'Recal'"),
         (["--model=SASRec", "--dataset=shop", "--config_files=no.yaml"], "no.yaml: no such file"),
