@@ -118,6 +118,15 @@ class Choice:
         """Whether no step was better than the backbone."""
         return all(step.keeps for step in self.steps)
 
+    def backbone_epoch(self, stage: str) -> dict[str, Any]:
+        """Return the backbone as the epoch before the first of a history."""
+        value = self.steps[0].candidates[0].value
+        found = {
+            name if name == "unmasked" else f"{name}_{self.metric}": part for name, part in value.items()
+        }
+        found[self.metric] = found.pop("unmasked")
+        return {"stage": stage, "epoch": -1, **found}
+
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
         found = {step.weight: self._about(step) for step in self.steps}

@@ -203,6 +203,19 @@ def test_what_is_said_of_a_choice() -> None:
     assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {gains}"
 
 
+def test_the_backbone_is_the_epoch_before_the_first(make: Callable[..., Any], tiny_splits: Any) -> None:
+    model = make()
+    found = choose(model, batches(model, tiny_splits.valid), "mean_ndcg@10", ["alpha"])
+    value = found.steps[0].candidates[0].value
+    assert found.backbone_epoch("RAFT") == {
+        "stage": "RAFT",
+        "epoch": -1,
+        "ndcg@10": value["unmasked"],
+        "masked_ndcg@10": value["masked"],
+        "mean_ndcg@10": value["mean"],
+    }
+
+
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
     config = tiny_config(metrics=["Recall", "NDCG", "MRR", "MAP", "Hit", "Precision"], valid_metric="NDCG@10")
     ranking = RankingEvaluator(config, tiny_splits.train)
