@@ -267,7 +267,8 @@ class _Scores:
         self.history = recommender.base.history_offsets(query.states, query.histories)
         facts = query.states, self.memories.keys, self.memories.values, self.memories.valid
         if recommender.fusion is not None:
-            self.read, self.doubt = recommender.fusion.read(*facts), recommender.fusion.doubt(*facts)
+            self.read = recommender.fusion.read(*facts)
+            self.doubt = recommender.fusion.doubt(*facts, self.read, recommender.entropy)
         self._shares: dict[float, tuple[Tensor, Tensor]] = {}
 
     def blocks(self) -> Iterator[slice]:

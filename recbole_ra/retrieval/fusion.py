@@ -6,12 +6,16 @@ Shapes: ``B`` rows, ``K`` neighbours, ``D`` width, ``H`` heads.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_ra.models.dropout import Dropout, dropout
+
+EPS = 1e-6
+"""Smallest entropy that is told from none."""
 
 
 class CrossAttention(nn.Module):
@@ -35,6 +39,15 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = Dropout(dropout)
 
+    def scores(self, query: Tensor, keys: Tensor, valid: Tensor) -> Tensor:
+        """How much each head looks at each neighbour: [B, D], [B, K, D], [B, K] -> logits [B, H, K]."""
+        b, d = query.shape
+        h = self.n_heads
+        q = self.query(query).view(b, h, d // h) * self.scale  # [B, H, D/H]
+        q = torch.einsum("bhe,hed->bhd", q, self.key.weight.view(h, d // h, d))  # [B, H, D]
+        scores = torch.matmul(q, keys.transpose(1, 2))  # [B, H, K]
+        return scores.masked_fill(~valid[:, None, :], torch.finfo(scores.dtype).min)
+
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
         """[B, D], [B, K, D], [B, K, D], [B, K] -> [B, D].
 
@@ -42,11 +55,7 @@ class CrossAttention(nn.Module):
         """
         b, d = query.shape
         h = self.n_heads
-        q = self.query(query).view(b, h, d // h) * self.scale  # [B, H, D/H]
-        q = torch.einsum("bhe,hed->bhd", q, self.key.weight.view(h, d // h, d))  # [B, H, D]
-        scores = torch.matmul(q, keys.transpose(1, 2))  # [B, H, K]
-        scores = scores.masked_fill(~valid[:, None, :], torch.finfo(scores.dtype).min)
-        weights = dropout(scores.softmax(-1), self.p, self.training)
+        weights = dropout(self.scores(query, keys, valid).softmax(-1), self.p, self.training)
         mixed = torch.matmul(weights, values)  # [B, H, D]
         mixed = torch.einsum("bhd,hed->bhe", mixed, self.value.weight.view(h, d // h, d))  # [B, H, D/H]
         bias = self.value.bias.view(h, d // h) * weights.sum(-1, keepdim=True)
@@ -84,10 +93,12 @@ class Fusion(nn.Module):
 
     Parameters
     ----------
-    kind : {"raserec", "scaled", "gate"}
+    kind : {"raserec", "scaled", "gate", "entropy"}
         ``raserec``: ``a = alpha``, ``b = 1 - alpha``. ``scaled``: the same divided by ``alpha``, so that the
         backbone's temperature stays. ``gate``: as ``raserec``, with an ``alpha`` of each row that is learned
         from the state, the distances of the neighbours and their agreement; at first it is ``alpha``.
+        ``entropy`` (after ReAd, arXiv 2604.05379): as ``raserec``, with ``a / b``
+        ``= alpha / (1 - alpha) H' / H``, the entropies of the softmax of the scores of ``h'`` and ``h``: the one that is surer counts more.
     alpha : float
         May be changed after training; no part of a checkpoint, so that a training can go on with another.
     """
@@ -130,9 +141,46 @@ class Fusion(nn.Module):
             fused = fused + (1 - self.beta) * self.by_target(state, values, keys, valid)
         return fused
 
-    def doubt(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor | None:
-        """What a gate adds to the logit of ``alpha``, shape [B, 1], or None."""
+    def doubt(
+        self,
+        state: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        valid: Tensor,
+        read: Tensor,
+        entropy: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor | None:
+        """What a gate or the entropies add to the logit of ``alpha``, shape [B, 1], or None.
+
+        ``read`` is ``h'``, and ``entropy`` gives that of the softmax of the scores of states: [B, D] -> [B].
+        """
+        if self.kind == "entropy":
+            assert entropy is not None, "the recommender knows the scores of states"
+            own, other = entropy(state), entropy(read)
+            return (other.clamp(min=EPS).log() - own.clamp(min=EPS).log())[:, None]
         return None if self.gate is None else self.gate(state, keys, values, valid)
+
+    def teaching_loss(
+        self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor, target: Tensor
+    ) -> Tensor:
+        """How far attention is from the neighbours that help, shape [].
+
+        Cross-entropy between the attention of the first step and the softmax of how well the vector of each
+        neighbour's item scores the target, ``v_k v_target`` (ReAd's alignment of retrieval with the loss).
+
+        Parameters
+        ----------
+        target : Tensor, shape [B, D]
+            The vector of the item that followed; others as in :meth:`forward`.
+        """
+        channel = self.by_state if self.by_state is not None else self.by_target
+        assert channel is not None, "one of the channels has a weight"
+        pair = (keys, values) if self.by_state is not None else (values, keys)
+        attention = channel.first.scores(state, pair[0], valid).log_softmax(-1).mean(1)  # [B, K]
+        with torch.no_grad():
+            gains = torch.einsum("bkd,bd->bk", values, target)
+            helps = gains.masked_fill(~valid, torch.finfo(gains.dtype).min).softmax(1) * valid
+        return -(helps * attention.masked_fill(~valid, 0.0)).sum(1).mean()
 
     def weights(self, alpha: Tensor, valid: Tensor, doubt: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the factors ``a`` and ``b``, shape [B, 1] each, for some ``alpha``, shape []."""
@@ -142,7 +190,14 @@ class Fusion(nn.Module):
             return torch.ones_like(own), (1 - own) / own
         return own, 1 - own
 
-    def forward(self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self,
+        state: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        valid: Tensor,
+        entropy: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Fuse neighbours into states.
 
         Parameters
@@ -154,13 +209,17 @@ class Fusion(nn.Module):
             The vectors of the items that followed.
         valid : bool Tensor, shape [B, K]
 
+        entropy : callable
+            See :meth:`doubt`.
+
         Returns
         -------
         Tensor, shape [B, D]
         """
-        alpha = self.alpha.to(state.dtype)
-        own, other = self.weights(alpha, valid, self.doubt(state, keys, values, valid))
-        return own * state + other * self.read(state, keys, values, valid)
+        read = self.read(state, keys, values, valid)
+        doubt = self.doubt(state, keys, values, valid, read, entropy)
+        own, other = self.weights(self.alpha.to(state.dtype), valid, doubt)
+        return own * state + other * read
 
 
 class Gate(nn.Module):

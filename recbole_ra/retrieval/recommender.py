@@ -24,6 +24,12 @@ from recbole_ra.retrieval.mixture import Mixture, TransitionMixture
 from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours, random_neighbours
 from recbole_ra.retrieval.transitions import Transitions
 
+TEACHING = 0.1
+"""Weight of the loss that teaches attention which neighbours help (``fusion=entropy``)."""
+
+CELLS = 1 << 20
+"""Scores held at once where only their entropy is wanted."""
+
 
 @dataclass
 class Retrieved(Movable):
@@ -264,7 +270,8 @@ class RetrievalRecommender(SequentialModel):
         memories = self.memories(query)
         offsets = self.base.history_offsets(states, query.histories)
         if self.fusion is not None:
-            states = self.fusion(states, memories.keys, memories.values, memories.valid)
+            facts = memories.keys, memories.values, memories.valid
+            states = self.fusion(states, *facts, self.entropy)
         if self.mixture is None or self.mixture.is_off or self.training:
             return states, offsets
         mixed = self.mixture.offsets(self.scores_of(states, offsets), *self.mixture.shares(query, memories))
@@ -273,7 +280,7 @@ class RetrievalRecommender(SequentialModel):
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""
         states, offsets = self.scored(batch.query)  # first: RecBole's models tell their item vectors so
-        return next_item_loss(
+        loss = next_item_loss(
             self.loss_type,
             states,
             self.item_table,
@@ -282,6 +289,20 @@ class RetrievalRecommender(SequentialModel):
             offsets=offsets,
             n_negatives=self.n_negatives,
         )
+        if self.fusion is None or self.fusion.kind != "entropy":
+            return loss
+        own, memories = batch.query.states, self.memories(batch.query)
+        facts = memories.keys, memories.values, memories.valid
+        return loss + TEACHING * self.fusion.teaching_loss(own, *facts, self.item_table[batch.targets])
+
+    @torch.no_grad()
+    def entropy(self, states: Tensor) -> Tensor:
+        """Entropy of the softmax of the scores of states, in nats, [B, D] -> [B]; block by block."""
+        found = []
+        for part in torch.split(states, max(1, CELLS // len(self.item_table))):
+            log = self.scores_of(part, None).log_softmax(1)
+            found.append(-(log.exp() * log).sum(1))
+        return torch.cat(found)
 
 
 class RaftBatches:

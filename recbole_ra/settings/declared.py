@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from recbole_ra.core.setting import setting
 from recbole_ra.models.history import HISTORY_BIASES
 
-FUSIONS = ("raserec", "scaled", "gate", "random")
+FUSIONS = ("raserec", "scaled", "gate", "entropy", "random")
 MIXED = ("transitions", "knn")
 
 EPOCHS = "a sweep compares trials at equal epochs"

@@ -39,7 +39,17 @@ def batches(model: RetrievalRecommender, split: Any, size: int = 17) -> EvalBatc
     return EvalBatches(split, model.fields, batch_size=size, trim=True, query=found)
 
 
-EVERY_USE = ["raserec", "scaled", "gate", "random", "knn", "transitions", "gate+knn", "raserec+transitions"]
+EVERY_USE = [
+    "raserec",
+    "scaled",
+    "gate",
+    "entropy",
+    "random",
+    "knn",
+    "transitions",
+    "gate+knn",
+    "raserec+transitions",
+]
 
 
 def weights_of(fusion: str) -> list[str]:

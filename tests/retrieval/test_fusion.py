@@ -227,3 +227,31 @@ def test_what_only_the_memories_know_is_learned() -> None:
         optimizer.step()
     scores, targets = rows(400)
     assert (scores.argmax(1) == targets).float().mean() > 0.9  # by chance .025
+
+
+def test_the_surer_side_counts_more() -> None:
+    """Known answer: with alpha one half, the weights are as the entropies of the other side."""
+    state, keys, values, valid = neighbours()
+    made = fused(alpha=0.5)
+    made.kind = "entropy"
+    sure = {True: torch.tensor([1.0, 2.0, 4.0, 1.0, 1.0]), False: torch.tensor([1.0, 6.0, 1.0, 4.0, 1.0])}
+    found = made(state, keys, values, valid, lambda asked: sure[asked is state].to(asked.dtype))
+    own = torch.tensor([0.5, 0.75, 1.0, 0.8, 0.5], dtype=state.dtype)[:, None]
+    expected = own * state + (1 - own) * made.read(state, keys, values, valid)
+    torch.testing.assert_close(found, expected)
+
+
+def test_attention_is_taught_the_neighbour_that_brought_the_target() -> None:
+    state, keys, values, valid = neighbours()
+    made = fused().train()
+    target = 5 * values[:, 2]
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = made.teaching_loss(state, keys, values, valid, target)
+        loss.backward()
+        optimizer.step()
+    assert made.by_state is not None
+    looked = made.by_state.first.scores(state, keys, valid).mean(1).argmax(1)
+    wanted = torch.einsum("bkd,bd->bk", values, target).masked_fill(~valid, -torch.inf).argmax(1)
+    assert (looked == wanted)[valid.any(1)].all()
