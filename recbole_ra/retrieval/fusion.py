@@ -97,8 +97,9 @@ class Fusion(nn.Module):
         ``raserec``: ``a = alpha``, ``b = 1 - alpha``. ``scaled``: the same divided by ``alpha``, so that the
         backbone's temperature stays. ``gate``: as ``raserec``, with an ``alpha`` of each row that is learned
         from the state, the distances of the neighbours and their agreement; at first it is ``alpha``.
-        ``entropy`` (after ReAd, arXiv 2604.05379): as ``raserec``, with ``a / b``
-        ``= alpha / (1 - alpha) H' / H``, the entropies of the softmax of the scores of ``h'`` and ``h``: the one that is surer counts more.
+        ``entropy`` (after ReAd, arXiv 2604.05379): as ``raserec``, but the side that is surer counts more:
+        the odds of ``a`` are those of ``alpha`` times the entropy of the softmax of the scores of ``h'`` over
+        that of ``h``.
     alpha : float
         May be changed after training; no part of a checkpoint, so that a training can go on with another.
     """
