@@ -11,7 +11,7 @@ Groups never decide which targets are optimised together, because the batch is o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
@@ -76,6 +76,8 @@ class TrainBatch(Movable):
         Where the positive of each target stands among the positives' states.
     weights : float32, shape [T], optional
         Of each target in the loss; by default all are 1.
+    weigh : callable, optional
+        Gives the weights from the states that predict the targets, [T, D] -> [T].
     """
 
     groups: list[LengthGroup]
@@ -84,6 +86,7 @@ class TrainBatch(Movable):
     positives: list[LengthGroup] = field(default_factory=list)
     positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     weights: Tensor | None = None
+    weigh: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass

@@ -13,6 +13,7 @@ from recbole_ra.data.batching import LengthGroup, TrainBatch
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.history import HistoryBias, ItemOffsets
 from recbole_ra.models.losses import next_item_loss
+from recbole_ra.models.personalizer import Personalizer
 
 
 class Backbone(nn.Module):
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
         self.max_length = max_length
         self.width = width
         self.history_bias: HistoryBias | None = None
+        self.personalizer: Personalizer | None = None
 
     def see(self, sequences: SequenceTable) -> None:
         """Look at the sequences that it will be trained on; most backbones need not."""
@@ -46,6 +48,10 @@ class Backbone(nn.Module):
     def learn_history_bias(self, kind: str) -> None:
         """Give items of the history a term of their own; ``none`` takes it away."""
         self.history_bias = None if kind == "none" else HistoryBias(kind, self.width)
+
+    def personalise(self) -> None:
+        """Give it what weighs its training targets (DR4SR+)."""
+        self.personalizer = Personalizer(self.width)
 
     @property
     def item_table(self) -> Tensor:
@@ -101,7 +107,7 @@ class EncoderBackbone(Backbone):
             states,
             self.item_table,
             batch.targets,
-            weights=batch.weights,
+            weights=batch.weights if batch.weigh is None else batch.weigh(states),
             offsets=self._offsets(states, batch),
             n_negatives=self.n_negatives,
         )

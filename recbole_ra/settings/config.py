@@ -28,6 +28,7 @@ from recbole_ra.settings.declared import (
     FeedSettings,
     OptimSettings,
     PatternSettings,
+    PersonalisationSettings,
     RaftSettings,
     RegenerationSettings,
     RunSettings,
@@ -92,6 +93,8 @@ class RaConfig(Config):
         self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
         if self.only_regenerates and "regenerate" not in self._user_keys:
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
+        self.personalisation = read(PersonalisationSettings, self.final_config_dict, problems)
+        self._personalise()
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
         if self.bank.memory_scope == "past" and "fusion" not in self._user_keys:
@@ -102,6 +105,15 @@ class RaConfig(Config):
             self.architecture = read(BACKBONES[self.backbone].Settings, self.final_config_dict, problems)
         self._check(problems)
         raise_problems(problems)
+
+    def _personalise(self) -> None:
+        """Read the + of ``regenerate=dr4sr+``."""
+        kind = self.regeneration.regenerate
+        if not kind.endswith("+") or os.path.exists(kind):
+            return
+        self.regeneration = dataclasses.replace(self.regeneration, regenerate=kind.removesuffix("+"))
+        if "personalize" not in self._user_keys:
+            self.personalisation = dataclasses.replace(self.personalisation, personalize="bilevel")
 
     # What RecBole's Config does in its constructor, step by step.
 
@@ -193,6 +205,7 @@ class RaConfig(Config):
             self.scoring,
             self.patterns,
             self.regeneration,
+            self.personalisation,
             self.bank,
             self.raft,
             self.run,

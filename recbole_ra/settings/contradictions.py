@@ -22,6 +22,7 @@ def contradictions(config: RaConfig) -> Iterator[str]:
     """Say which settings do not go together, or would do nothing."""
     if isinstance(config["MAX_ITEM_LIST_LENGTH"], int):
         yield from _of_regeneration(config)
+    yield from _of_personalisation(config)
     yield from _of_memories(config)
     yield from _of_loaders(config)
 
@@ -64,6 +65,35 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         yield f"export_dir={config.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
     if config.bank.memory_data == "regenerated" and kind == "none":
         yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+
+def _of_personalisation(config: RaConfig) -> Iterator[str]:
+    """Refuse weights of rows that are not there, or of a backbone that takes none."""
+    settings, known = config.personalisation, [origin.name.lower() for origin in Origin]
+    for origin in settings.weighed_origins:
+        if origin not in known:
+            yield (
+                f"personalize_origins: unknown origin {origin!r}{nearest(origin, known)}; "
+                f"known: {'+'.join(known)}"
+            )
+    if settings.personalize == "none":
+        return
+    if config.backbone not in BACKBONES:
+        yield (
+            f"personalize={settings.personalize!r} weighs targets of backbones of ours "
+            f"({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+        )
+    if config.only_regenerates:
+        yield f"personalize={settings.personalize!r}: model {REGENERATOR} trains no backbone; leave it out"
+    if not {*settings.weighed_origins} & {*config.regeneration.origins} or (
+        config.regeneration.regenerate == "none" and "original" not in settings.weighed_origins
+    ):
+        yield (
+            f"personalize={settings.personalize!r}: no row of personalize_origins="
+            f"{settings.personalize_origins!r} trains; add --regenerate=dr4sr"
+        )
+    if config.run.workers > 1:
+        yield f"personalize={settings.personalize!r} and workers={config.run.workers}: use one worker"
 
 
 def _of_memories(config: RaConfig) -> Iterator[str]:

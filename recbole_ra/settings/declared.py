@@ -82,7 +82,8 @@ class RegenerationSettings:
 
     regenerate: str = setting(
         "none",
-        "training data: none, dr4sr, patterns, or what `recbole-ra regenerate` wrote",
+        "training data: none, dr4sr, patterns, or what `recbole-ra regenerate` wrote; + after any of them "
+        "personalises it (personalize=bilevel)",
         shapes="rows",
         path=True,
     )
@@ -164,6 +165,39 @@ class RegenerationSettings:
     def origins(self) -> tuple[str, ...]:
         """Names of the origins that train."""
         return tuple(self.regenerate_origins.lower().split("+"))
+
+
+@dataclass(frozen=True)
+class PersonalisationSettings:
+    """Personalisation of the training data, DR4SR+ (docs/method.md, section 2)."""
+
+    personalize: str = setting(
+        "none",
+        "learn how much each regenerated target counts for the backbone: bilevel, or end-to-end with it",
+        choices=("none", "bilevel", "end-to-end"),
+        shapes="backbone",
+    )
+    personalize_origins: str = setting(
+        "pattern+regenerated",
+        "rows of which origin are weighed, joined by +; others count 1. The authors' files weigh "
+        "original+regenerated",
+        shapes="backbone",
+        expert=True,
+    )
+    personalize_warmup: int = setting(
+        10, "epochs before the weights are first judged", low=0, shapes="backbone", expert=True
+    )
+    personalize_interval: int = setting(
+        30, "steps from one judgement of the weights to the next", low=1, shapes="backbone", expert=True
+    )
+    personalize_learning_rate: float = setting(
+        1e-3, "learning rate of what weighs", low=0, shapes="backbone", expert=True
+    )
+
+    @property
+    def weighed_origins(self) -> tuple[str, ...]:
+        """Names of the origins that are weighed."""
+        return tuple(self.personalize_origins.lower().split("+"))
 
 
 @dataclass(frozen=True)
@@ -325,6 +359,7 @@ OUR_SETTINGS = (
     ScoringSettings,
     PatternSettings,
     RegenerationSettings,
+    PersonalisationSettings,
     BankSettings,
     RaftSettings,
     RunSettings,

@@ -20,7 +20,8 @@ from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
-from recbole_ra.training.loaders import train_batches
+from recbole_ra.training.loaders import sequence_batches, train_batches
+from recbole_ra.training.personalisation import PersonalizedTrainer
 from recbole_ra.training.run import Run
 from recbole_ra.training.setup import Base, build_base, seed_everything
 from recbole_ra.training.stage import build_trainer, fit, train_stage
@@ -74,22 +75,27 @@ def backbone_stage(run: Run) -> Backbone:
                     run.regenerated.table.save(folder / TRAINING_ROWS)
                 run.workers.train_backbone(config.chosen, folder, run.after_epoch)
                 artifact.found = run.finish(artifact)
+            personal = config.personalisation.personalize != "none"
             trainer = train_stage(
                 run,
                 artifact,
                 base.trained,
-                lambda _: backbone_batches(run, base),
+                lambda trainer: backbone_batches(run, base, trainer),
                 name=config.backbone,
                 identity=run.identity(config.backbone),
+                kind=PersonalizedTrainer if personal else RaTrainer,
             )
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
     return Backbone(base, trainer, digest(content))
 
 
-def backbone_batches(run: Run, base: Base) -> tuple[Any, Any]:
+def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any]:
     """Return the batches that a backbone is trained and validated on."""
     batches = train_batches(run.config, run.splits, base.own, run.training)
+    if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
+        originals = sequence_batches(run.config, run.train_rows, base.own)
+        trainer.personalise(run.config.personalisation, batches.prefixes, originals)
     return batches, run.evaluation(run.splits.valid, base.trained)
 
 
@@ -128,7 +134,7 @@ def train_part(
         identity=run.identity(config.backbone),
         kind=DistributedTrainer,
     )
-    batches, valid = backbone_batches(run, base)
+    batches, valid = backbone_batches(run, base, trainer)
     if rank:
         torch.manual_seed(torch.initial_seed() + rank)  # dropout masks of its own
     fit(run, trainer, ShardedBatches(batches, rank, world), valid)

@@ -74,6 +74,8 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
             splits.whole.item_num, config["MAX_ITEM_LIST_LENGTH"], config.architecture
         )
         backbone.learn_history_bias(config.scoring.history_bias)
+        if config.personalisation.personalize != "none":
+            backbone.personalise()
         return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
     train = splits.train
     if config.backbone in READS_EXPANDED_ROWS:

@@ -264,9 +264,13 @@ class RaTrainer(Trainer):
             group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
         self.start_epoch = content["epoch"] + 1
         self.cur_step, self.patience.mark = content["cur_step"], content["mark"]
+        self._continue(content, Path(resume_file))
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
         self.history = content["history"]
+
+    def _continue(self, content: dict[str, Any], path: Path) -> None:
+        """Take over what a subclass wrote besides."""
 
     def move(self, folder: Path) -> None:
         """Continue in another folder, to which the files were moved."""

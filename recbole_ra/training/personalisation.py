@@ -1,0 +1,158 @@
+"""Training on personalised data, DR4SR+: weights of targets are learned with the backbone (METHOD 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recbole_ra.core.errors import CheckpointError
+from recbole_ra.data.batching import SequenceBatches, TrainBatch
+from recbole_ra.data.table import Origin, Prefixes
+from recbole_ra.models.backbone import Backbone, EncoderBackbone
+from recbole_ra.models.personalizer import Personalizer
+from recbole_ra.settings.declared import PersonalisationSettings
+from recbole_ra.training.hypergradient import hypergradient
+from recbole_ra.training.run import Run
+from recbole_ra.training.trainer import RaTrainer
+
+TERMS, STEP = 3, 1e-3
+"""Of the Neumann series: further terms, and the step of the lower level that it stands for."""
+
+MOMENTUM, DECAY, LARGEST_NORM = 0.9, 1e-3, 10.0
+"""Of the upper level's SGD."""
+
+
+class PersonalizedTrainer(RaTrainer):
+    """Trains a backbone whose personalizer weighs the targets of some origins.
+
+    ``bilevel``: after the warm-up, each ``personalize_interval`` steps the personalizer moves against the
+    slope of the loss on original rows at the backbone's optimum. ``end-to-end`` (ablation C): both move
+    together against the weighted training loss.
+
+    Call :meth:`personalise` before it trains.
+    """
+
+    settings: PersonalisationSettings
+    weighed: Tensor
+    originals: SequenceBatches
+
+    def personalise(
+        self, settings: PersonalisationSettings, rows: Prefixes, originals: SequenceBatches
+    ) -> None:
+        """Say which rows are weighed, and on what the weights are judged.
+
+        Parameters
+        ----------
+        settings : PersonalisationSettings
+        rows : Prefixes
+            The training rows.
+        originals : SequenceBatches
+            Batches of original rows.
+        """
+        self.settings = settings
+        wanted = [origin.value for origin in Origin if origin.name.lower() in settings.weighed_origins]
+        weighed = np.isin(rows.table.origin[rows.sequence], wanted)
+        self.weighed = torch.from_numpy(weighed).to(self.device)
+        self.originals = originals
+        self._lower_steps = 0
+        own = list(self.personalizer.parameters())
+        self.upper = torch.optim.SGD(
+            own, lr=settings.personalize_learning_rate, momentum=MOMENTUM, weight_decay=DECAY
+        )
+        theirs = {id(parameter) for parameter in own}
+        self.lower = [
+            parameter
+            for parameter in self.model.parameters()
+            if id(parameter) not in theirs and parameter.requires_grad
+        ]
+
+    @property
+    def backbone(self) -> EncoderBackbone:
+        """The backbone that is trained."""
+        return self.model.backbone
+
+    @property
+    def personalizer(self) -> Personalizer:
+        """What weighs the targets."""
+        assert self.backbone.personalizer is not None, "built with it"
+        return self.backbone.personalizer
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> Any:
+        loss_func = loss_func or self.model.calculate_loss
+        bilevel = self.settings.personalize == "bilevel"
+
+        def weighted(batch: TrainBatch) -> Any:
+            self._lower_steps += 1
+            due = self._lower_steps % self.settings.personalize_interval == 0
+            if bilevel and due and epoch_idx >= self.settings.personalize_warmup:
+                self.move_upper(batch)
+            batch.weigh = self._weights(batch, learned=not bilevel)
+            return loss_func(batch)
+
+        return super()._train_epoch(train_data, epoch_idx, weighted, show_progress)
+
+    def _weights(self, batch: TrainBatch, *, learned: bool) -> Any:
+        weighed = self.weighed[batch.rows]
+
+        def weigh(states: Tensor) -> Tensor:
+            with torch.set_grad_enabled(learned):
+                weights = self.personalizer(states.detach())
+            return torch.where(weighed, weights, 1.0)
+
+        return weigh
+
+    def move_upper(self, batch: TrainBatch) -> None:
+        """Move the personalizer one step, judged on the next batch of original rows."""
+        self.originals.epoch = self._lower_steps  # so that a training that was resumed sees the same
+        dev = next(iter(self.originals)).to(self.device)
+        batch.weigh = self._weights(batch, learned=True)
+        own = list(self.personalizer.parameters())
+        # cuDNN's recurrent networks cannot be differentiated twice.
+        with torch.backends.cudnn.flags(enabled=False):
+            slopes = hypergradient(
+                self.backbone.calculate_loss(dev),
+                self.backbone.calculate_loss(batch),
+                self.lower,
+                own,
+                terms=TERMS,
+                step=STEP,
+            )
+        for parameter, slope in zip(own, slopes, strict=True):
+            parameter.grad = slope
+        torch.nn.utils.clip_grad_norm_(own, LARGEST_NORM)
+        self.upper.step()
+        self.upper.zero_grad(set_to_none=True)
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {**super()._state(epoch), "upper": self.upper.state_dict(), "lower_steps": self._lower_steps}
+
+    def _continue(self, content: dict[str, Any], path: Path) -> None:
+        try:
+            self.upper.load_state_dict(content["upper"])
+            self._lower_steps = int(content["lower_steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: its personalisation is garbled; delete it") from error
+
+
+@torch.no_grad()
+def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.float32]:
+    """Return the weight of every training target without noise, shape [rows]; 1 where it is not weighed."""
+    assert isinstance(backbone, EncoderBackbone), "only backbones of ours are personalised"
+    assert backbone.personalizer is not None, "it was trained with one"
+    backbone.eval()
+    found = np.ones(len(batches.prefixes), dtype=np.float32)
+    for batch in batches:
+        moved = batch.to(run.config.torch_device)
+        found[batch.rows.numpy()] = backbone.personalizer(backbone.target_states(moved)).cpu().numpy()
+    settings = run.config.personalisation
+    kept = [origin.value for origin in Origin if origin.name.lower() not in settings.weighed_origins]
+    rows = batches.prefixes
+    found[np.isin(rows.table.origin[rows.sequence], kept)] = 1.0
+    return found
