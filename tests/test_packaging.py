@@ -49,6 +49,7 @@ ONLY_IN = {
         "settings/recbole.py",
         "training/evaluation.py",
         "training/loaders.py",
+        "training/patience.py",
         "training/setup.py",
         "training/trainer.py",
         "regeneration/trainer.py",

@@ -103,6 +103,7 @@ def lasting_settings(config: RaConfig) -> dict[str, Any]:
     names = {name for name in config.chosen if config.about(name).shapes & BUILT_FROM}
     names |= {*config.model_defaults, *vars(config.raft), *vars(config.scoring)}
     names |= {"MAX_ITEM_LIST_LENGTH", "memory_scope"}
+    names -= vars(config.personalisation).keys()  # of training alone
     kept = {name: config.chosen.get(name, config.everything[name]) for name in names & config.known}
     return {
         name: value

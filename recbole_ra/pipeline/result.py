@@ -36,6 +36,8 @@ class Result:
         Every setting; versions of what computed; the data set's sizes and fingerprint.
     regeneration : mapping
         What the training data was made of, where it was regenerated: origins and statistics.
+    personalisation : mapping
+        How much training targets counted, by origin, where that was learned; the rows most and least trusted.
     seconds : mapping
         Wall-clock of each stage; a reused stage says so in ``reused``.
     folder : str
@@ -56,6 +58,7 @@ class Result:
     reused: list[str] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
     regeneration: dict[str, Any] = field(default_factory=dict)
+    personalisation: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
 
     def table(self) -> str:

@@ -24,6 +24,7 @@ from recbole_ra.pipeline.result import Result, link_latest, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
+from recbole_ra.regeneration.trust import save_trust, trust_facts
 from recbole_ra.retrieval.bank import bank_stage, check_bank_size, extend_bank
 from recbole_ra.retrieval.comparison import compare, facts_of_rows
 from recbole_ra.retrieval.finetuning import cached, raft_stage, retrieve_rows
@@ -242,11 +243,17 @@ def _finish(
         memory=memory or {},
         regeneration={} if regenerated is None else regenerated.facts(config),
     )
+    rows = state.training.prefixes
+    if state.trust is not None:
+        result.personalisation = trust_facts(rows, state.trust, state.splits.whole.vocabulary)
     folder = new_run_folder(Path(config.run.output_dir), config.model, config.dataset)
     for stage, made in state.folders.items():
         if (made / TENSORBOARD).is_dir():
             copy_folder(made / TENSORBOARD, folder / TENSORBOARD / stage)
     result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
+    if state.trust is not None:
+        title = f"{config.model} on {config.dataset}: weights of training targets"
+        save_trust(rows, state.trust, result.personalisation, folder, title)
     if regenerated is not None:
         regenerated.save_pictures(folder)
         if config.only_regenerates or config.run.export_dir is not None:

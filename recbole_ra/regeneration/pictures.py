@@ -12,7 +12,7 @@ from rich.table import Table
 from recbole_ra.regeneration.statistics import Numbers, RegenerationStatistics
 from recbole_ra.report.plots import png_figure
 
-_COLOURS = {"original": "#5a5a5a", "pattern": "#3b6fb6", "regenerated": "#d1662b"}
+COLOURS = {"original": "#5a5a5a", "pattern": "#3b6fb6", "regenerated": "#d1662b"}
 _LIGHT, _GRID = "#e3a887", "#e6e6e6"
 _LONGEST = 50
 _COLUMNS = (
@@ -71,7 +71,7 @@ def statistics_plot(statistics: RegenerationStatistics, path: Path) -> None:
 
 def _bars(axes: Axes, title: str, values: Mapping[str, float], text: str) -> None:
     """Draw one bar per origin, with its value above it."""
-    colours = [_COLOURS[name] for name in values]
+    colours = [COLOURS[name] for name in values]
     bars = axes.bar(list(values), list(values.values()), color=colours, width=0.6)
     axes.bar_label(bars, labels=[text.format(value) for value in values.values()], padding=2)
     axes.margins(y=0.12)
@@ -84,7 +84,7 @@ def _lengths(axes: Axes, origins: Mapping[str, Numbers]) -> None:
         lengths = np.minimum([int(length) for length in rows["lengths"]], _LONGEST)
         count = np.bincount(lengths, list(rows["lengths"].values()))
         there = np.flatnonzero(count)
-        axes.plot(there, count[there], "o-", color=_COLOURS[name], ms=3, lw=1, label=name)
+        axes.plot(there, count[there], "o-", color=COLOURS[name], ms=3, lw=1, label=name)
     axes.set_yscale("log")
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_title(f"rows of each length ({_LONGEST}: and longer)", fontsize=10, loc="left")
@@ -98,7 +98,7 @@ def _novelty(axes: Axes, subsets: Mapping[str, Numbers]) -> None:
     place = np.arange(len(subsets))
     distinct = [100 * rows["new_transitions"] for rows in subsets.values()]
     by_count = [100 * rows["new_occurrences"] for rows in subsets.values()]
-    axes.barh(place - 0.2, distinct, height=0.38, color=_COLOURS["regenerated"], label="distinct")
+    axes.barh(place - 0.2, distinct, height=0.38, color=COLOURS["regenerated"], label="distinct")
     axes.barh(place + 0.2, by_count, height=0.38, color=_LIGHT, label="by count")
     axes.set_yticks(place, list(subsets))
     axes.invert_yaxis()

@@ -21,7 +21,7 @@ from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
 from recbole_ra.training.loaders import sequence_batches, train_batches
-from recbole_ra.training.personalisation import PersonalizedTrainer
+from recbole_ra.training.personalisation import PersonalizedTrainer, trust
 from recbole_ra.training.run import Run
 from recbole_ra.training.setup import Base, build_base, seed_everything
 from recbole_ra.training.stage import build_trainer, fit, train_stage
@@ -85,6 +85,9 @@ def backbone_stage(run: Run) -> Backbone:
                 identity=run.identity(config.backbone),
                 kind=PersonalizedTrainer if personal else RaTrainer,
             )
+    if config.personalisation.personalize != "none" and base.own is not None:
+        run.trust = trust(run, base.own, sequence_batches(config, run.training.prefixes, base.own))
+        base.own.personalizer = None  # it has a part in training alone
     run.history.extend(trainer.history)
     run.seconds["backbone"] = perf_counter() - started
     return Backbone(base, trainer, digest(content))

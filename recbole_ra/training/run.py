@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.store import ArtifactStore
@@ -48,7 +51,8 @@ class Run:
     """What the stages of one run share.
 
     ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
-    ``folders`` says where the artifact of each stage lies.
+    ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counted where
+    that was learned.
     """
 
     config: RaConfig
@@ -59,6 +63,7 @@ class Run:
     start_from: Path | None = None
     workers: Workers = field(default_factory=OneProcess)
     regenerated: RegeneratedDataset | None = None
+    trust: NDArray[np.float32] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -206,7 +206,9 @@ def start_sweep(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def outcome_of(folder: Path) -> Any:
     table = pd.read_csv(folder / "sweep" / "trials.csv", dtype={"trial": str})
-    return table[["trial", "status", "alpha", "beta", "ndcg@10", "best_epoch", "epochs"]].to_dict("records")
+    return table[["trial", "status", "alpha", "beta", "mean_ndcg@10", "best_epoch", "epochs"]].to_dict(
+        "records"
+    )
 
 
 class Swept(NamedTuple):

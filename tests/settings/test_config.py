@@ -18,7 +18,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("Learning_Rate", 0.1, "did you mean 'learning_rate'"),
     ("zzzzzz", 1, r"unknown setting 'zzzzzz' \(value 1\)$"),
     ("hidden_size", "big", "hidden_size='big' must be an integer"),
-    ("hidden_size", 15, "hidden_size=15 is not divisible by n_heads=2; choose a divisor"),
+    ("n_heads", 3, "hidden_size=16 is not divisible by n_heads=3; choose a divisor"),
     ("hidden_size", 0, "hidden_size=0 must be >= 1"),
     ("n_layers", 0, "n_layers=0 must be >= 1"),
     ("n_heads", 0, "n_heads=0 must be >= 1"),
@@ -142,7 +142,7 @@ def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callab
 
 def test_all_faults_are_said_at_once(tiny_config: Callable[..., Any]) -> None:
     with pytest.raises(SettingsError) as caught:
-        tiny_config(epoch=5, alpha=2, hidden_size=15)
+        tiny_config(epoch=5, alpha=2, hidden_size=15, n_heads=2)
     for words in ("'epoch'", "did you mean 'epochs'", "alpha=2", "hidden_size=15"):
         assert str(caught.value).count(words) == 1
 

@@ -88,7 +88,7 @@ def test_the_default_point_follows_settings_and_the_data_set() -> None:
     assert (point["train_batch_size"], point["weight_decay"], point["targets_per_pass"]) == (512, 1e-5, 25)
     point = default_point(space, RaConfig("SASRec", "other", (), QUIET))
     assert point is not None
-    assert (point["train_batch_size"], point["targets_per_pass"], point["ema_decay"]) == (2048, 4, 0.998)
+    assert (point["train_batch_size"], point["targets_per_pass"], point["ema_decay"]) == (3072, 50, 0.998)
 
 
 def test_the_values_are_checked_by_the_settings() -> None:

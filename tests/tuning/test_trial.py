@@ -28,7 +28,7 @@ def plan(words: list[str]) -> Sweep:
 def test_a_plan_can_be_sent_to_another_process(words: Words) -> None:
     sweep = plan(words("alpha: {grid: [0.3, 0.7]}"))
     there = pickle.loads(pickle.dumps(sweep))
-    assert (there.metric, there.bigger, there.grace) == ("ndcg@10", True, sweep.grace)
+    assert (there.metric, there.bigger, there.grace) == ("mean_ndcg@10", True, sweep.grace)
     assert (there.config.model, there.space, there.settings) == ("RaSASRec", sweep.space, sweep.settings)
 
 
@@ -41,7 +41,7 @@ def test_the_best_epoch_is_the_last_of_equal_ones_as_in_training(
 ) -> None:
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reported.append)
-    metric = "ndcg@10" if bigger else "averagepopularity@10"
+    metric = "mean_ndcg@10" if bigger else "averagepopularity@10"
     options = (
         {} if bigger else {"valid_metric": "AveragePopularity@10", "metrics": "[NDCG,AveragePopularity]"}
     )

@@ -60,7 +60,7 @@ def test_a_model_of_recbole_trains_on_two_workers(
     alone: dict[str, Any], together: dict[str, Any], machine: Any
 ) -> None:
     architecture = ("hidden_size", "inner_size", "n_layers")
-    options = {"dropout_prob": 0.0, "epochs": 2}
+    options = {"dropout_probs": [0.0, 0.0], "epochs": 2}
     pair = []
     for settings in (alone, together):
         kept = {key: value for key, value in settings.items() if key not in architecture}
