@@ -15,6 +15,8 @@ from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_
 from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
 from recbole_ra.report.tables import metrics_table, render
+from recbole_ra.retrieval.choice import Choice
+from recbole_ra.retrieval.finetuning import RAFT
 from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import PROTOCOLS
 
@@ -87,8 +89,10 @@ class Result:
         write_bytes(folder / "table.txt", self.table().encode())
         name = split_metric(metric)[1]
         if any(metric in entry for entry in self.history):
+            choice = self.memory.get("choice")
+            before = [] if choice is None else [Choice.of_json(choice).backbone_epoch(RAFT)]
             learning_curve(
-                self.history,
+                [*self.history, *before],
                 folder / "learning_curve.png",
                 metric=metric,
                 best_epoch=self.best_epochs(metric, bigger=bigger),

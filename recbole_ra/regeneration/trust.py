@@ -85,8 +85,15 @@ def save_trust(
         for origin in Origin:
             part = weights[of_target == origin.value]
             if len(part):
-                name, shape = origin.name.lower(), {"histtype": "step", "density": True}
-                axes.hist(part, bins=40, range=(0, 1), color=COLOURS[name], label=name, **shape)
+                axes.hist(
+                    part,
+                    bins=40,
+                    range=(0, 1),
+                    histtype="step",
+                    density=True,
+                    color=COLOURS[origin.name.lower()],
+                    label=origin.name.lower(),
+                )
         axes.set_xlabel("weight of a training target")
         axes.set_ylabel("density")
         axes.spines[["top", "right"]].set_visible(False)

@@ -104,7 +104,7 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
     for name, style in zip(metrics, ("-", "--", ":"), strict=False):
         curves.append((right, name, f"validation {name}", _METRIC, style))
     for axes, key, label, colour, style in curves:
-        there = epochs.dropna(subset=[key])
+        there = epochs.dropna(subset=[key]).sort_values("epoch")
         lines += axes.plot(
             there["epoch"], there[key], color=colour, ls=style, marker=marker, ms=3, label=label
         )

@@ -110,7 +110,6 @@ def raft_stage(
     if choice is not None:
         use(recommender, choice.chosen)
         run.say(f"{RAFT}: {choice.said()}")
-        run.history.append(choice.backbone_epoch(RAFT))
     elif recommender.mixture is not None:  # nothing was held out to choose by
         use(recommender, {"mixture_weight": config.raft.mixture_weight})
     run.history.extend(trainer.history)

@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "topk": [10],
     "learner": "sgd",
     "memory_scope": "past",
+    "personalize_origins": "pattern",
     "state": "WARNING",
     "user_inter_num_interval": "[2,inf)",
 }

@@ -39,7 +39,8 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="module")
 def finished(words_below: Words, tmp_path_factory: pytest.TempPathFactory, machine: Any) -> Finished:
     folder, output = tmp_path_factory.mktemp("finished"), io.StringIO()
-    words = words_below(folder, "alpha: {grid: [0.3, 0.7]}\nn_neighbors: {grid: [2, 5]}")
+    space = "alpha: {grid: [0.3, 0.7]}\nn_neighbors: {grid: [2, 5]}"
+    words = words_below(folder, space, fusion="raserec")  # whose epochs say all that the result does
     with contextlib.redirect_stdout(output):
         assert main(["tune", *words]) == 0
     return Finished(folder, words, output.getvalue())
