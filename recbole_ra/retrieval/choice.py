@@ -7,9 +7,8 @@ them, so that all candidates together cost about as much as validating a few epo
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -159,20 +158,27 @@ class Choice:
         return cls(saved["metric"], saved["protocol"], steps)
 
 
-def candidates_of(recommender: RetrievalRecommender, weight: str) -> list[dict[str, float]]:
-    """List the settings that are tried for a weight, 1 first."""
+def searched(
+    recommender: RetrievalRecommender, weight: str
+) -> list[Callable[[Candidate | None], list[dict[str, float]]]]:
+    """List the rounds of a search: each gives the settings that are tried, from the best one so far.
+
+    The first begins with 1. Of a mixture the parameter is chosen after the weight, at that weight.
+    """
     if weight == "alpha":
         assert recommender.fusion is not None, "there is no alpha without a fusion"
-        alphas = {1.0, *ALPHAS, float(recommender.fusion.alpha)}
-        return [{"alpha": alpha} for alpha in sorted(alphas, reverse=True)]
+        alphas = sorted({1.0, *ALPHAS, float(recommender.fusion.alpha)}, reverse=True)
+        return [lambda best: [{"alpha": alpha} for alpha in alphas]]
     mixture = recommender.mixture
     assert mixture is not None, "there is no mixture_weight without a mixture"
-    values = next(values for kind, values in MIXTURES.values() if isinstance(mixture, kind))
-    tried = itertools.product(MIXTURE_WEIGHTS, values)
-    return [
-        {weight: 1.0, mixture.parameter: values[0]},
-        *({weight: share, mixture.parameter: value} for share, value in tried),
-    ]
+    first, *others = next(values for kind, values in MIXTURES.values() if isinstance(mixture, kind))
+    name = mixture.parameter
+
+    def parameters(best: Candidate | None) -> list[dict[str, float]]:
+        assert best is not None, "a weight was chosen before"
+        return [] if best.setting[weight] == 1 else [{**best.setting, name: value} for value in others]
+
+    return [lambda best: [{weight: share, name: first} for share in (1.0, *MIXTURE_WEIGHTS)], parameters]
 
 
 def use(recommender: RetrievalRecommender, setting: Mapping[str, float]) -> None:
@@ -209,14 +215,22 @@ def choose(
     steps = []
     use(recommender, dict.fromkeys(weights, 1.0))
     for weight in weights:
-        settings = candidates_of(recommender, weight)
-        measured = _measured(recommender, batches, settings, metric)
-        candidates = [
-            Candidate(setting, _means(values), *_paired(values, measured[0]))
-            for setting, values in zip(settings, measured, strict=True)
-        ]
-        helping = [candidate for candidate in candidates if candidate.helps(protocol)]
-        best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+        candidates: list[Candidate] = []
+        before: dict[str, np.ndarray] = {}
+        best = None
+        for settings in searched(recommender, weight):
+            tried = settings(best)
+            if not tried:
+                continue
+            measured = _measured(recommender, batches, tried, metric)
+            before = before or measured[0]
+            candidates += [
+                Candidate(setting, _means(values), *_paired(values, before))
+                for setting, values in zip(tried, measured, strict=True)
+            ]
+            helping = [candidate for candidate in candidates if candidate.helps(protocol)]
+            best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+        assert best is not None, "every weight is tried"
         use(recommender, best.setting)
         steps.append(Step(weight, best.setting, candidates))
     return Choice(metric, protocol, steps)
@@ -311,8 +325,10 @@ class _Scores:
         sharpness = float(mixture.sharpness)
         if sharpness not in self._shares:
             self._shares[sharpness] = mixture.shares(self.query, self.memories)
-        items, shares = self._shares[sharpness]
-        return mixture.offsets(scores, items[rows], shares[rows]).add_to(scores.clone())
+        items, shares = (part[rows] for part in self._shares[sharpness])
+        there = (shares > 0).any(0).nonzero()
+        used = int(there.max()) + 1 if len(there) else 0  # of the columns that the whole batch needs
+        return mixture.offsets(scores, items[:, :used], shares[:, :used]).add_to(scores.clone())
 
 
 def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:

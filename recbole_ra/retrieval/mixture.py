@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recbole_ra.models.history import ItemOffsets
 from recbole_ra.retrieval.transitions import Transitions
@@ -51,7 +52,7 @@ class Mixture(nn.Module):
     def offsets(self, scores: Tensor, items: Tensor, shares: Tensor) -> ItemOffsets:
         """Return what the mixture adds to scores; others keep theirs, up to a constant.
 
-        ``log p_j = s_j + log1p((1 - w) / w * share_j / softmax(s)_j) + constant``.
+        ``log p_j = s_j + log(1 + (1 - w) / w * share_j / softmax(s)_j) + constant``.
 
         Parameters
         ----------
@@ -59,9 +60,9 @@ class Mixture(nn.Module):
         items : int64 Tensor, shape [B, J]
         shares : Tensor, shape [B, J]
         """
-        odds = (1 - self.weight) / self.weight
+        odds = ((1 - self.weight) / self.weight).log().to(scores.dtype)
         surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
-        return ItemOffsets(items, torch.log1p(odds * shares * surprise.double().exp()).to(scores.dtype))
+        return ItemOffsets(items, F.softplus(odds + shares.to(scores.dtype).log() + surprise, threshold=30))
 
 
 class NeighbourMixture(Mixture):

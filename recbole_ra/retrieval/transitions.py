@@ -82,7 +82,7 @@ class Transitions:
         -------
         items : int64 Tensor, shape [B, J]
             Every item with a vote once; other places are 0.
-        shares : float64 Tensor, shape [B, J]
+        shares : float32 Tensor, shape [B, J]
             They sum to 1 where there is a vote, else to 0; 0 where the place is.
         """
         items = histories.cpu().numpy()
@@ -95,6 +95,6 @@ class Transitions:
         row, place = np.repeat(np.arange(len(items)), count), places(np.zeros_like(count), count)
         total = np.maximum(votes.sum(axis=1), np.finfo(np.float64).tiny)
         found = np.zeros((len(items), int(count.max(initial=0))), dtype=np.int64)
-        shares = np.zeros(found.shape)
+        shares = np.zeros(found.shape, dtype=np.float32)
         found[row, place], shares[row, place] = votes.indices, votes.data / total[row]
         return torch.from_numpy(found).to(histories.device), torch.from_numpy(shares).to(histories.device)

@@ -65,7 +65,7 @@ def test_votes_are_those_of_all_memories_as_neighbours(
         assert len(items[row][there].unique()) == there.sum()
         assert (shares[row][~there] == 0).all()
         found = dict(zip(items[row][there].tolist(), shares[row][there].tolist(), strict=True))
-        assert found == pytest.approx(expected)
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_item_that_never_voted() -> None:
@@ -90,7 +90,7 @@ def test_scores_follow_the_mixture(make: Callable[..., Any], tiny_splits: Any) -
     use(model, {"mixture_weight": 0.7, "decay": 0.5})
     found = model.full_sort_predict(queries).softmax(1)
     items, shares = model.mixture.transitions.shares(queries[model.fields.history], 0.5)
-    votes = torch.zeros(found.shape, dtype=torch.float64).scatter_add_(1, items, shares)
+    votes = torch.zeros(found.shape, dtype=torch.float64).scatter_add_(1, items, shares.double())
     assert (votes.sum(1) > 0.99).all()
     expected = 0.7 * model.base.full_sort_predict(queries).softmax(1) + 0.3 * votes
     torch.testing.assert_close(found, expected.float())
