@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from recbole_ra.models.history import ItemOffsets
-from recbole_ra.retrieval.mixture import MIXTURES
+from recbole_ra.retrieval.mixture import MIXTURES, Mixture, lifts
 from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
 from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import PROTOCOLS, of_rows, ranks
@@ -297,12 +297,22 @@ class _Scores:
         own = self.query.states[rows] @ self.table.T
         said = None if self.recommender.fusion is None else self.read[rows] @ self.table.T
         fused, at = own, math.nan
+        lifted: dict[float, tuple[Tensor, Tensor]] = {}
         for setting in settings:
             use(self.recommender, setting)
             alpha = 1.0 if self.recommender.fusion is None else float(self.recommender.fusion.alpha)
             if alpha != at:
-                fused, at = self._fused(own, said, rows), alpha
-            yield self._mixed(fused, rows)
+                fused, at, lifted = self._fused(own, said, rows), alpha, {}
+            mixture = self.recommender.mixture
+            if mixture is None or mixture.is_off:
+                yield fused
+                continue
+            sharpness = float(mixture.sharpness)
+            if sharpness not in lifted:
+                items, shares = self._said(mixture, sharpness, rows)
+                lifted[sharpness] = items, lifts(fused, items, shares)
+            items, higher = lifted[sharpness]
+            yield ItemOffsets(items, mixture.raised(higher)).add_to(fused.clone())
 
     def _fused(self, own: Tensor, said: Tensor | None, rows: slice) -> Tensor:
         """Return the scores before anything is mixed into them, from the logits of both sides."""
@@ -318,17 +328,14 @@ class _Scores:
             scores = part.add_to(scores.clone())
         return scores
 
-    def _mixed(self, scores: Tensor, rows: slice) -> Tensor:
-        mixture = self.recommender.mixture
-        if mixture is None or mixture.is_off:
-            return scores
-        sharpness = float(mixture.sharpness)
+    def _said(self, mixture: Mixture, sharpness: float, rows: slice) -> tuple[Tensor, Tensor]:
+        """What the memories say of some rows, without columns that none of these needs."""
         if sharpness not in self._shares:
             self._shares[sharpness] = mixture.shares(self.query, self.memories)
         items, shares = (part[rows] for part in self._shares[sharpness])
-        there = (shares > 0).any(0).nonzero()
-        used = int(there.max()) + 1 if len(there) else 0  # of the columns that the whole batch needs
-        return mixture.offsets(scores, items[:, :used], shares[:, :used]).add_to(scores.clone())
+        there = torch.isfinite(shares).any(0).nonzero()
+        used = int(there.max()) + 1 if len(there) else 0
+        return items[:, :used], shares[:, :used]
 
 
 def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -46,23 +46,32 @@ class Mixture(nn.Module):
         return float(self.weight) == 1
 
     def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
-        """Return ``p_memories``: items [B, J], each once and else 0, and their shares [B, J]."""
+        """Return the items with a share [B, J], each once and else 0, and its log [B, J], -inf for none."""
         raise NotImplementedError
 
     def offsets(self, scores: Tensor, items: Tensor, shares: Tensor) -> ItemOffsets:
         """Return what the mixture adds to scores; others keep theirs, up to a constant.
 
-        ``log p_j = s_j + log(1 + (1 - w) / w * share_j / softmax(s)_j) + constant``.
+        ``log p_j = s_j + log(1 + (1 - w) / w * p_memories_j / softmax(s)_j) + constant``.
 
         Parameters
         ----------
         scores : Tensor, shape [B, N]
-        items : int64 Tensor, shape [B, J]
-        shares : Tensor, shape [B, J]
+        items, shares
+            As :meth:`shares` gives them.
         """
-        odds = ((1 - self.weight) / self.weight).log().to(scores.dtype)
-        surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
-        return ItemOffsets(items, F.softplus(odds + shares.to(scores.dtype).log() + surprise, threshold=30))
+        return ItemOffsets(items, self.raised(lifts(scores, items, shares)))
+
+    def raised(self, lifts: Tensor) -> Tensor:
+        """Return what is added to the scores of items for their :func:`lifts`, [B, J] -> [B, J]."""
+        odds = ((1 - self.weight) / self.weight).log().to(lifts.dtype)
+        return F.softplus(odds + lifts, threshold=30)
+
+
+def lifts(scores: Tensor, items: Tensor, shares: Tensor) -> Tensor:
+    """How much likelier memories make each item than scores do: ``log p_memories / softmax(s)``, [B, J]."""
+    surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
+    return shares.to(scores.dtype) + surprise
 
 
 class NeighbourMixture(Mixture):
@@ -71,14 +80,14 @@ class NeighbourMixture(Mixture):
     parameter = "temperature"
 
     def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
-        """Return ``p_memories``; at most ``K`` items."""
+        """Return ``log p_memories``; at most ``K`` items."""
         items, valid = memories.items, memories.valid
         cosines = memories.cosines(query.states).double() / self.sharpness
         weight = cosines.masked_fill(~valid, torch.finfo(cosines.dtype).min).softmax(1) * valid
         same = (items[:, :, None] == items[:, None, :]) & valid[:, None, :]
         share = (same * weight[:, None, :]).sum(-1)  # of the item, all its neighbours together
         first = valid & ~torch.tril(same, -1).any(-1)
-        return items * first, share * first
+        return items * first, (share * first).log()
 
 
 class TransitionMixture(Mixture):
@@ -91,11 +100,12 @@ class TransitionMixture(Mixture):
         self.transitions: Transitions | None = None
 
     def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
-        """Return ``p_memories``; as many items as have a vote."""
+        """Return ``log p_memories``; as many items as have a vote."""
         assert self.transitions is not None, "the recommender counts them as it gets its bank"
         voters = query.histories if query.voters is None else query.voters
         assert voters is not None, "a query tells its history where transitions are mixed in"
-        return self.transitions.shares(voters, float(self.sharpness))
+        items, shares = self.transitions.shares(voters, float(self.sharpness))
+        return items, shares.log()
 
 
 MIXTURES: dict[str, tuple[type[Mixture], tuple[float, ...]]] = {
