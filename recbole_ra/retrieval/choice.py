@@ -24,8 +24,8 @@ from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import PROTOCOLS, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
-ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MIXTURE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+ALPHAS = (0.3, 0.5, 0.7, 0.9)
+MIXTURE_WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 """Weights that are tried: of the own state, of the softmax. 1, the backbone, always is."""
 
 BEYOND = 2.0

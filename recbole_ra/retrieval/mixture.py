@@ -7,6 +7,7 @@ Shapes: ``B`` rows, ``K`` neighbours, ``L`` places of a history, ``J`` items wit
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,7 +65,8 @@ class Mixture(nn.Module):
 
     def raised(self, lifts: Tensor) -> Tensor:
         """Return what is added to the scores of items for their :func:`lifts`, [B, J] -> [B, J]."""
-        odds = ((1 - self.weight) / self.weight).log().to(lifts.dtype)
+        weight = float(self.weight)
+        odds = math.log((1 - weight) / weight) if weight < 1 else -math.inf
         return F.softplus(odds + lifts, threshold=30)
 
 
