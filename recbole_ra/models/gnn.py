@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,19 @@ from recbole_ra.core.setting import setting
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
+
+
+class _Propagation(torch.autograd.Function):
+    """``A x`` of a symmetric ``A``, which is its own transpose in the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
+        ctx.adjacency = adjacency
+        return adjacency @ x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, _Propagation.apply(ctx.adjacency, grad)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,9 @@ class GNN(SASRec):
             pair = table.items[:-distance][same], table.items[distance:][same]
             found = (np.full(len(pair[0]), 1 / distance), pair)
             counts = counts + sparse.coo_array(found, shape=counts.shape).tocsr()
-        counts = (counts + counts.T).tocoo()
+        joined = sparse.csr_array(counts + counts.T)
+        joined.sum_duplicates()
+        counts = joined.tocoo()
         degree = np.bincount(counts.row, counts.data, minlength=self.n_items)
         scaled = counts.data / np.sqrt(degree[counts.row] * degree[counts.col])
         device = self.edges.device
@@ -83,14 +99,24 @@ class GNN(SASRec):
         follows = torch.is_grad_enabled() and own.requires_grad
         if not follows and self._known is not None and self._known[0] == version:
             return self._known[1]
-        adjacency = torch.sparse_coo_tensor(self.edges, self.weights, (self.n_items, self.n_items))
+        adjacency = self._adjacency()
         table = layer = own
         for _ in range(self.layers):
-            layer = torch.sparse.mm(adjacency, layer)
+            layer = _Propagation.apply(adjacency, layer)  # type: ignore[no-untyped-call]
             table = table + layer
         table = table / (self.layers + 1)
         self._known = None if follows else (version, table)
         return table
+
+    def _adjacency(self) -> Tensor:
+        """``A`` as compressed sparse rows, whose products take a quarter of the time of coordinates."""
+        starts = torch.zeros(self.n_items + 1, dtype=torch.int64, device=self.edges.device)
+        starts[1:] = torch.bincount(self.edges[0], minlength=self.n_items).cumsum(0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+            return torch.sparse_csr_tensor(
+                starts, self.edges[1], self.weights, (self.n_items, self.n_items), check_invariants=False
+            )
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []; the vectors are propagated once for it."""
