@@ -50,7 +50,7 @@ $(VENV)/.onnx: $(VENV)/.package requirements-onnx.txt
 	@touch $@
 
 demo: setup ## train and evaluate on the data set that RecBole brings along (ARGS=... is passed on)
-	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 $(ARGS)
+	$(RUN) run_recbole_ra.py --model=RaSASRec --dataset=ml-100k --epochs=25 --raft_epochs=10 --train_batch_size=1024 $(ARGS)
 
 # One process for each core; what belongs in one process is said in tests/conftest.py.
 test: setup-tune setup-serve setup-onnx ## quick tests (ARGS=... is passed on to pytest; ARGS=-n0 for one process)

@@ -245,7 +245,7 @@ def test_an_encoder_that_differs_is_refused(
     def moved(encoder: Any, max_length: int) -> Any:
         made = really(encoder, max_length)
         with torch.no_grad():
-            encoder.backbone.norm.bias[0] += 1e-2  # in all alike LayerNorm would not see it
+            encoder.backbone.encoder.norm.bias[0] += 1e-2
         return made
 
     monkeypatch.setattr(encoding, "_as_onnx", moved)
@@ -258,7 +258,7 @@ def test_values_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Path
     needs_onnx()
     recommender = trained("SASRec").load()
     with torch.no_grad():
-        recommender.scorer.model.backbone.norm.bias[0] = torch.nan
+        recommender.scorer.model.backbone.encoder.norm.bias[0] = torch.nan
     with pytest.raises(RecboleRaError, match="by nan"):
         recommender.export(tmp_path / "exported", onnx=True)
     assert list(tmp_path.iterdir()) == []
