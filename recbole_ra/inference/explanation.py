@@ -171,6 +171,8 @@ def explain(
     note = "" if len(ids) else "no memory may be seen by this request, so the state is left as it is"
     if memory.keeps_backbone:
         note = "these memories change nothing: on validation they did not help, so the backbone was kept"
+    elif len(ids) and memory.mixes_transitions and memory.weights.get("alpha", 1.0) == 1:
+        note = "these memories have no weight, since alpha is 1: what changes the score are the votes"
     votes = _votes(recommender, memory, query, target, float(scores[target]))
     return Explanation(**values, memories=table, votes=votes[[*columns, "effect"]], note=note)
 

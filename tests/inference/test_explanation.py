@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import recbole_ra
 from recbole_ra.core.errors import RequestError
@@ -137,3 +138,24 @@ def test_memories_without_weight_are_called_so(
     found = recommender.explain(user="u3")
     assert ("so the backbone was kept" in found.note) == said
     assert (found.memories["effect"].abs().max() < 1e-6) == said
+
+
+def test_votes_of_the_history(recommender: recbole_ra.Recommender) -> None:
+    """An effect is what the score lacks without the votes of that item; only votes count at alpha 1."""
+    memory, history = recommender.memory, ["i3", "i4", "i9"]
+    assert memory is not None
+    use(memory, {"alpha": 1.0, "mixture_weight": 0.4, "decay": 0.6})
+    found = recommender.explain(history, item="i10")
+    assert "no weight, since alpha is 1" in found.note
+    assert (found.memories["effect"].abs().max()) < 1e-6
+    assert list(found.votes["effect"]) == sorted(found.votes["effect"], reverse=True)
+    assert {*found.votes["item"]} <= {*history}
+    strongest = found.votes.iloc[0]
+    query = memory.query(recommender.scorer.interaction(recommender.requests(histories=[history])))
+    number = int(recommender.items.ids([strongest["item"]])[0])
+    query.voters = torch.where(query.histories == number, 0, query.histories)
+    left = float(recommender.scorer.scores(query)[0, recommender.items.ids(["i10"])[0]])
+    assert strongest["effect"] == pytest.approx(found.score - left, abs=1e-6)
+    assert f"{strongest['effect']:.4f}" in str(found)
+    use(memory, {"alpha": 1.0, "mixture_weight": 1.0})
+    assert recommender.explain(history, item="i10").votes.empty
