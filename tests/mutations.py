@@ -31,7 +31,7 @@ MUTATIONS = (
     Mutation(
         "extend_bank adds nothing",
         "retrieval/bank.py",
-        "    bank.add(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))",
+        "    recommender.remember(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))",
         "    pass",
         "tests/retrieval/test_bank.py",
     ),
@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "the RAM's output is nearly nothing",
         "retrieval/fusion.py",
-        "other * self.read(state, keys, values, valid)",
-        "1e-6 * self.read(state, keys, values, valid)",
+        "own * state + other * read",
+        "own * state + 1e-6 * read",
         "tests/retrieval/test_fusion.py",
     ),
     Mutation(
@@ -97,6 +97,27 @@ MUTATIONS = (
         "helping = [candidate for candidate in candidates if candidate.helps(protocol)]",
         "helping = candidates[-1:]",
         "tests/pipeline/test_repeats.py",
+    ),
+    Mutation(
+        "new memories have no vote",
+        "retrieval/recommender.py",
+        'known.add(columns["recent"], columns["values"])',
+        "pass",
+        "tests/retrieval/test_transitions.py",
+    ),
+    Mutation(
+        "the upper level moves the other way",
+        "training/hypergradient.py",
+        "return [-step * part",
+        "return [step * part",
+        "tests/training/test_hypergradient.py",
+    ),
+    Mutation(
+        "a filter sees what lies beyond the history",
+        "models/filters.py",
+        "return weights @ x",
+        "return weights @ x + x.mean(1, keepdim=True)",
+        "tests/models/test_filters.py",
     ),
     Mutation(
         "training does not see the history bias",
