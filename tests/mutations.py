@@ -94,8 +94,8 @@ MUTATIONS = (
     Mutation(
         "memories are used also where they do harm",
         "retrieval/choice.py",
-        "helping = [candidate for candidate in candidates if candidate.helps(protocol)]",
-        "helping = candidates[-1:]",
+        "best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])",
+        "best = min(candidates, key=lambda candidate: candidate.value[protocol])",
         "tests/pipeline/test_repeats.py",
     ),
     Mutation(
