@@ -96,7 +96,7 @@ MUTATIONS = (
         "retrieval/choice.py",
         "best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])",
         "best = min(candidates, key=lambda candidate: candidate.value[protocol])",
-        "tests/pipeline/test_repeats.py",
+        "tests/retrieval/test_choice.py",
     ),
     Mutation(
         "new memories have no vote",

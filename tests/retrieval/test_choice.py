@@ -91,6 +91,9 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
             assert candidate.value["mean"] == pytest.approx(sum(map(candidate.value.get, PROTOCOLS)) / 2)
         before = step.candidates[0]
         assert before.setting[step.weight] == 1
+        helping = [candidate for candidate in step.candidates if candidate.helps("masked")]
+        best = max(helping, key=lambda candidate: candidate.value["masked"], default=before)
+        assert step.chosen == best.setting
         assert set(before.gain.values()) == {0}
         use(model, step.chosen)
 
