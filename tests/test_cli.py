@@ -212,7 +212,11 @@ def test_ctrl_c_leaves_nothing_half_written(data: Callable[[str], Path]) -> None
     while not list(Path("saved").glob("*/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:  # seen once in hundreds: lost in a finaliser, where Python drops it
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip().splitlines()[-1].startswith("recbole-ra: interrupted")
     assert "Traceback" not in said
