@@ -142,6 +142,8 @@ def test_with_the_keyboard_alone(page: Page, run: Path) -> None:
     rows = [
         [cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in page.all("#with tbody tr")
     ]
+    votes, rows = ([row for row in rows if len(row) == cells] for cells in (2, 5))
+    assert [float(row[1]) for row in votes] == pytest.approx(told.votes["effect"].tolist(), abs=2e-3)
     wanted = told.memories.sort_values("effect", ascending=False, kind="stable")
     assert [float(row[3]) for row in rows] == pytest.approx(wanted["effect"].tolist(), abs=2e-3)
     assert f"memories of {told.n_owners} other users; without them rank {told.rank_without}" in page.text(
