@@ -10,20 +10,15 @@ from torch import Tensor, nn
 from recbole_ra.core.setting import setting
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.models.augmentation import two_views
+from recbole_ra.models.encoders import ContrastSettings
 from recbole_ra.models.losses import info_nce
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 
 @dataclass(frozen=True)
-class CL4SRecSettings(SASRecSettings):
+class CL4SRecSettings(ContrastSettings, SASRecSettings):
     """SASRec's architecture and the contrastive term, with the authors' shares of its augmentations."""
 
-    lmd: float = setting(
-        0.1, "weight of the contrastive term", low=0, shapes="backbone", while_training=True, expert=True
-    )
-    tau: float = setting(
-        1.0, "its temperature", low=1e-6, shapes="backbone", while_training=True, expert=True
-    )
     crop_share: float = setting(
         0.6, "share of a history that a crop keeps", low=0, high=1, shapes="backbone", expert=True
     )

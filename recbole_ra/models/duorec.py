@@ -11,12 +11,13 @@ from torch import Tensor
 
 from recbole_ra.core.setting import inherited, setting
 from recbole_ra.data.batching import TrainBatch
+from recbole_ra.models.encoders import ContrastSettings
 from recbole_ra.models.losses import info_nce
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 
 @dataclass(frozen=True)
-class DuoRecSettings(SASRecSettings):
+class DuoRecSettings(ContrastSettings, SASRecSettings):
     """SASRec's architecture, by default in RecBole's layout as published, and the contrastive term.
 
     ``contrast`` is ``us_x`` (unsupervised view against supervised view), ``us`` (unsupervised view
@@ -34,12 +35,6 @@ class DuoRecSettings(SASRecSettings):
         choices=("us_x", "us", "su", "none"),
         shapes="backbone",
         expert=True,
-    )
-    lmd: float = setting(
-        0.1, "weight of the contrastive term", low=0, shapes="backbone", while_training=True, expert=True
-    )
-    tau: float = setting(
-        1.0, "its temperature", low=1e-6, shapes="backbone", while_training=True, expert=True
     )
 
 

@@ -73,6 +73,18 @@ class AttentionSettings(EncoderSettings):
     )
 
 
+@dataclass(frozen=True)
+class ContrastSettings:
+    """A contrastive term beside the loss."""
+
+    lmd: float = setting(
+        0.1, "weight of the contrastive term", low=0, shapes="backbone", while_training=True, expert=True
+    )
+    tau: float = setting(
+        1.0, "its temperature", low=1e-6, shapes="backbone", while_training=True, expert=True
+    )
+
+
 class EmbeddedBackbone(EncoderBackbone):
     """An encoder that begins with item and position vectors, LayerNorm and dropout.
 

@@ -55,9 +55,7 @@ class PersonalizedTrainer(RaTrainer):
             Batches of original rows.
         """
         self.settings = settings
-        wanted = [origin.value for origin in Origin if origin.name.lower() in settings.weighed_origins]
-        weighed = np.isin(rows.table.origin[rows.sequence], wanted)
-        self.weighed = torch.from_numpy(weighed).to(self.device)
+        self.weighed = torch.from_numpy(is_weighed(settings, rows)).to(self.device)
         self.originals = originals
         self._lower_steps = 0
         own = list(self.personalizer.parameters())
@@ -141,6 +139,12 @@ class PersonalizedTrainer(RaTrainer):
             raise CheckpointError(f"{path}: its personalisation is garbled; delete it") from error
 
 
+def is_weighed(settings: PersonalisationSettings, rows: Prefixes) -> NDArray[np.bool_]:
+    """Tell which training targets are weighed, shape [rows]; the others count 1."""
+    wanted = [origin.value for origin in Origin if origin.name.lower() in settings.weighed_origins]
+    return np.isin(rows.table.origin[rows.sequence], wanted)
+
+
 @torch.no_grad()
 def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.float32]:
     """Return the weight of every training target without noise, shape [rows]; 1 where it is not weighed."""
@@ -151,8 +155,5 @@ def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.
     for batch in batches:
         moved = batch.to(run.config.torch_device)
         found[batch.rows.numpy()] = backbone.personalizer(backbone.target_states(moved)).cpu().numpy()
-    settings = run.config.personalisation
-    kept = [origin.value for origin in Origin if origin.name.lower() not in settings.weighed_origins]
-    rows = batches.prefixes
-    found[np.isin(rows.table.origin[rows.sequence], kept)] = 1.0
+    found[~is_weighed(run.config.personalisation, batches.prefixes)] = 1.0
     return found
