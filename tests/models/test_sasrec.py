@@ -43,6 +43,7 @@ def pair(
     config = tiny_config(
         "SASRec",
         layout="recbole",
+        positions="start",
         inner_size=256,
         n_layers=n_layers,
         n_heads=n_heads,
