@@ -115,7 +115,7 @@ class SequenceBatches:
     prefixes : Prefixes
         The training rows.
     batch_size : int
-        Targets a batch (a batch ends with the pass that reaches it).
+        Targets a batch (a batch ends with the pass that reaches it), or passes.
     targets_per_pass : int
         Most targets that share one pass; 1 gives prefix rows. Targets of one sequence are split
         into nearly equal random parts.
@@ -127,6 +127,8 @@ class SequenceBatches:
         Whether to draw, for each target, another prefix with the same target (DuoRec).
     weights : float32 array, shape [rows], optional
         Of each training row in the loss; by default all are 1.
+    batch_of : {"targets", "passes"}
+        What ``batch_size`` counts.
     epoch : int
         The epoch that is drawn next.
 
@@ -145,6 +147,7 @@ class SequenceBatches:
     seed: int
     with_positives: bool = False
     weights: NDArray[np.float32] | None = None
+    batch_of: str = "targets"
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -152,7 +155,13 @@ class SequenceBatches:
         self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
 
     def __len__(self) -> int:
-        return max(1, -(-len(self.prefixes) // self.batch_size))
+        counted = len(self.prefixes) if self.batch_of == "targets" else self.n_passes
+        return max(1, -(-counted // self.batch_size))
+
+    @property
+    def n_passes(self) -> int:
+        """Passes of an epoch."""
+        return int((-(-self._block_size // self.targets_per_pass)).sum())
 
     def __iter__(self) -> Iterator[TrainBatch]:
         for shard in self.shards(0, 1):
@@ -163,8 +172,11 @@ class SequenceBatches:
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, pass_start = self._draw_passes(rng)
-        # Nearly the same number of targets in each batch; no pass is cut in two.
-        cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        # Nearly the same number in each batch; no pass is cut in two.
+        if self.batch_of == "targets":
+            cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        else:
+            cuts = np.linspace(0, len(pass_start) - 1, len(self) + 1).astype(np.int64)
         bounds = np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
         for first, last in itertools.pairwise(bounds):
             has_own = first + rank < last

@@ -71,13 +71,14 @@ def merge(
     patterns: SequenceTable | None,
     decoded: SequenceTable | None,
     latent: IntArray | None,
+    *,
+    deduplicate: str = "all",
 ) -> RegeneratedData:
     """Unite original sequences, mined patterns and decoded patterns into one training set (METHOD 1.5).
 
-    A pattern or decoded row that equals, item by item, an earlier one in the order originals, patterns,
-    decoded is dropped: a decoded row that several sources yield belongs to the first of them. Equal
-    *original* rows of two users both stay, for they are the data of two people. Rows with fewer than two
-    items cannot train anything and are dropped, whatever their origin.
+    A decoded row that several sources yield stays once and belongs to the first of them. Equal *original*
+    rows of two users both stay, for they are the data of two people. Rows with fewer than two items cannot
+    train anything and are dropped, whatever their origin.
 
     Parameters
     ----------
@@ -88,6 +89,10 @@ def merge(
         What the regenerator produced, owned by the user of its source sequence.
     latent : int64 array, shape [decoded rows], optional
         Latent space of each decoded row; given exactly if ``decoded`` is.
+    deduplicate : {"all", "decoded"}
+        Drop a pattern or decoded row that equals, item by item, an earlier one in the order originals,
+        patterns, decoded; or, as the released code does, decoded rows that equal a decoded one alone: those
+        that equal a mined pattern are what the regenerator learned best.
 
     Returns
     -------
@@ -109,8 +114,10 @@ def merge(
     space = np.full(len(table), -1)
     if latent is not None:
         space[origin == Origin.REGENERATED] = latent
-    is_new = ~pd.Series(row_codes(table)).duplicated().to_numpy()
-    keep = ((origin == Origin.ORIGINAL) | is_new) & (table.lengths >= SHORTEST)
+    compared = np.ones(len(table), dtype=bool) if deduplicate == "all" else origin == Origin.REGENERATED
+    is_again = np.zeros(len(table), dtype=bool)
+    is_again[compared] = pd.Series(row_codes(table)[compared]).duplicated().to_numpy()
+    keep = ((origin == Origin.ORIGINAL) | ~is_again) & (table.lengths >= SHORTEST)
     return RegeneratedData(dataclasses.replace(table, origin=origin), space)._take(np.flatnonzero(keep))
 
 

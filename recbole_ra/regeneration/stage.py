@@ -102,6 +102,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
             patterns,
             None if decoded is None else decoded.to_table(sources),
             None if decoded is None else decoded.latent,
+            deduplicate=settings.deduplicate,
         )
     else:
         data = read_regenerated(run, Path(kind))

@@ -29,6 +29,14 @@ class FeedSettings:
         shapes="backbone",
         while_training=True,
     )
+    batch_of: str = setting(
+        "targets",
+        "what train_batch_size counts: targets, or passes; a pass is a whole sequence with "
+        "targets_per_pass=50",
+        choices=("targets", "passes"),
+        shapes="backbone",
+        expert=True,
+    )
     length_groups: int = setting(
         8, "groups of like length inside a batch", low=1, shapes="backbone", while_training=True, expert=True
     )
@@ -92,6 +100,14 @@ class RegenerationSettings:
     )
     original_copies: int = setting(
         1, "copies of each original row in the training data", low=1, high=1000, shapes="rows", expert=True
+    )
+    deduplicate: str = setting(
+        "all",
+        "which equal rows train once: all, so that a decoded row is none that was mined, or decoded ones "
+        "among themselves, as in the released code",
+        choices=("all", "decoded"),
+        shapes="rows",
+        expert=True,
     )
     variant: str = setting(
         "paper",

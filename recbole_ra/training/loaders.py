@@ -52,6 +52,7 @@ def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> Se
         n_groups=config.feed.length_groups,
         seed=config.seed_value,
         with_positives=backbone.needs_positives,
+        batch_of=config.feed.batch_of,
     )
 
 

@@ -100,6 +100,22 @@ def test_an_epoch_holds_every_target_once(feed: SequenceBatches) -> None:
             assert 1 <= len(batch.rows) < feed.batch_size + feed.targets_per_pass
 
 
+@given(training_rows(), st.integers(1, 6), st.integers(1, 5))
+def test_a_batch_may_count_passes(rows: Prefixes, batch_size: int, targets_per_pass: int) -> None:
+    """With whole sequences in a pass, that is how many sequences are drawn for a step."""
+    for most in (targets_per_pass, 1000):
+        feed = SequenceBatches(
+            rows, batch_size=batch_size, targets_per_pass=most, n_groups=2, seed=0, batch_of="passes"
+        )
+        batches = list(feed)
+        passes = [sum(len(group.lengths) for group in batch.groups) for batch in batches]
+        assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(rows)))
+        assert sum(passes) == feed.n_passes
+        assert len(rows) == 0 or (max(passes) <= batch_size and max(passes) - min(passes) <= 1)
+        if most == 1000 and (rows.table.lengths <= rows.max_length).all():
+            assert feed.n_passes == len(np.unique(rows.sequence))
+
+
 @given(feeds())
 def test_a_target_sees_its_own_history_and_nothing_else(feed: SequenceBatches) -> None:
     p = feed.prefixes

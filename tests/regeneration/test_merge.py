@@ -62,6 +62,22 @@ def test_known_answer() -> None:
     ]
 
 
+def test_decoded_rows_are_compared_among_themselves_alone_as_released() -> None:
+    original = table_of([[1, 2, 3], [2, 1]])
+    patterns = patterns_of([[2, 1], [1, 3]])
+    decoded = table_of([[3, 1], [1, 3], [3, 1], [2, 1], [5]], [9, 9, 7, 5, 5])
+    united = merge(original, patterns, decoded, np.array([0, 1, 1, 2, 0]), deduplicate="decoded")
+    assert [(row[0], row[3]) for row in rows_of(united)] == [
+        (Origin.ORIGINAL, [1, 2, 3]),
+        (Origin.ORIGINAL, [2, 1]),
+        (Origin.PATTERN, [2, 1]),
+        (Origin.PATTERN, [1, 3]),
+        (Origin.REGENERATED, [3, 1]),
+        (Origin.REGENERATED, [1, 3]),
+        (Origin.REGENERATED, [2, 1]),
+    ]
+
+
 @given(some_rows, some_rows, some_rows, st.integers(1, 3))
 def test_equals_naive(
     original: list[list[int]], patterns: list[list[int]], decoded: list[list[int]], copies: int

@@ -1,0 +1,154 @@
+"""Original and regenerated training data beside each other, mean ± standard deviation over seeds.
+
+    python benchmarks/regeneration.py --models=SASRec --datasets=amazon-beauty --data_path=dataset \\
+        --config_files=props/preset/dr4sr-released.yaml,props/preset/dr4sr-released-{model}.yaml
+
+A cell is a model on a data set with some training data and a seed; regenerator and decoded rows are made with
+the seed, too. Everything is selected on validation; each cell's test is computed once. ``--steps=N`` adds the
+same cells at N optimisation steps each, without early stopping, which tells the data's effect from that of
+longer training.
+
+A finished cell is a file in ``--cells``, so that several calls can share the cells out, and a last one
+over all of them prints the table. ``{model}`` in ``--config_files`` is the cell's. Further words are
+settings, as on the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_ra import Result, run
+from recbole_ra.cli import parse_settings
+from recbole_ra.core.files import digest, write_json
+
+DATA: dict[str, dict[str, Any]] = {
+    "original": {"regenerate": "none"},
+    # The authors' files hold the originals once beside patterns alone, and twice beside decoded rows.
+    "patterns": {"regenerate": "patterns", "original_copies": 1},
+    "no-diversity": {"regenerate": "dr4sr", "diversity": False},
+    "dr4sr": {"regenerate": "dr4sr"},
+    "dr4sr+": {"regenerate": "dr4sr+"},
+    "end-to-end": {"regenerate": "dr4sr", "personalize": "end-to-end"},
+}
+"""Training data by name, each with its settings."""
+
+ONLY_REGENERATED = ("original_copies", "deduplicate", "variant", "balance_weight")
+"""Settings that say nothing about the originals; left out there."""
+
+PLACES = {"data_path", "output_dir", "checkpoint_dir", "save_model", "show_progress", "use_gpu", "gpu_id"}
+"""Settings that say where and how a cell is run, not what it is."""
+
+SHOWN = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+
+
+def cell(
+    folder: Path, name: Mapping[str, Any], files: list[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Run one cell, or read what an earlier call found with the same settings."""
+    about = {
+        **name,
+        "files": [Path(file).read_text() for file in files],
+        "settings": {key: value for key, value in settings.items() if key not in PLACES},
+    }
+    path = folder / ("-".join(str(part) for part in name.values()) + f"-{digest(about)[:8]}.json")
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    print(f"== {path.stem}", file=sys.stderr)
+    result = run(name["model"], name["dataset"], files, seed=name["seed"], **settings)
+    found = {**about, **facts(result, name["model"])}
+    write_json(path, found)
+    return found
+
+
+def facts(result: Result, model: str) -> dict[str, Any]:
+    """Return what the table shows of a result."""
+    epochs = [epoch for epoch in result.history if epoch["stage"] == model.removeprefix("Ra")]
+    metric = result.settings["valid_metric"].lower()
+    best = max(epochs, key=lambda epoch: (epoch[metric], epoch["epoch"]))
+    steps = best["steps"]
+    return {
+        "test": result.test,
+        "valid": result.valid,
+        "rows": result.regeneration.get("training_rows", result.data["users"]),
+        "targets": result.regeneration.get("training_targets", result.data["train"]),
+        "steps_per_epoch": steps,
+        "epochs": len(epochs),
+        "best_epoch": best["epoch"],
+        "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs),
+    }
+
+
+def shown(found: list[float], digits: int = 4) -> str:
+    """Mean ± standard deviation, or the one value."""
+    mean = f"{statistics.mean(found):.{digits}f}".lstrip("0")
+    return mean if len(found) < 2 else f"{mean} ± {statistics.stdev(found):.{digits}f}".replace("± 0", "± ")
+
+
+def table(title: str, cells: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Print a table in Markdown: one row for each training data, with gains over the first."""
+    first = next(iter(cells))
+    heads = [f"{protocol} {metric}" for protocol in ("masked", "unmasked") for metric in SHOWN]
+    print(f"\n| {title} | rows (targets) | best epoch (steps) | s / epoch | " + " | ".join(heads) + " |")
+    print("|" + "---|" * (4 + len(heads)))
+    for name, found in cells.items():
+        epoch = statistics.mean(one["best_epoch"] + 1 for one in found)
+        steps = statistics.mean((one["best_epoch"] + 1) * one["steps_per_epoch"] for one in found)
+        columns = [
+            f"{name} ({len(found)})",
+            f"{found[0]['rows']:,} ({found[0]['targets']:,})",
+            f"{epoch:.0f} ({steps:,.0f})",
+            f"{statistics.mean(one['seconds_per_epoch'] for one in found):.1f}",
+        ]
+        for protocol, metric in itertools.product(("masked", "unmasked"), SHOWN):
+            values = [one["test"][protocol][metric] for one in found]
+            base = statistics.mean(one["test"][protocol][metric] for one in cells[first])
+            gain = "" if name == first else f" ({100 * (statistics.mean(values) / base - 1):+.1f} %)"
+            columns.append(shown(values) + gain)
+        print("| " + " | ".join(columns) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default="SASRec")
+    parser.add_argument("--datasets", default="amazon-beauty")
+    parser.add_argument("--seeds", default="2020,2021,2022")
+    parser.add_argument("--data", default="original,patterns,no-diversity,dr4sr", help=", ".join(DATA))
+    parser.add_argument("--steps", type=int, help="optimisation steps of each cell, besides equal patience")
+    parser.add_argument(
+        "--cells", type=Path, default=Path("runs/regeneration"), help="folder of finished cells"
+    )
+    given, words = parser.parse_known_args()
+    settings, files = parse_settings(words)
+    settings.setdefault("save_model", False)
+    given.cells.mkdir(parents=True, exist_ok=True)
+    for model, dataset in itertools.product(given.models.split(","), given.datasets.split(",")):
+        of_model = [file.replace("{model}", model.removeprefix("Ra")) for file in files]
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for data, seed in itertools.product(given.data.split(","), given.seeds.split(",")):
+            name = {"model": model, "dataset": dataset, "data": data, "seed": int(seed)}
+            chosen = {**settings, **DATA[data]}
+            if data == "original":
+                chosen = {key: value for key, value in chosen.items() if key not in ONLY_REGENERATED}
+            patient = cell(given.cells, name, of_model, chosen)
+            found.setdefault("equal patience", {}).setdefault(data, []).append(patient)
+            if given.steps is not None:
+                epochs = max(1, round(given.steps / patient["steps_per_epoch"]))
+                chosen.update(epochs=epochs, stopping_step=epochs)
+                equal = cell(given.cells, name, of_model, chosen)
+                found.setdefault(f"{given.steps} steps", {}).setdefault(data, []).append(equal)
+        for how, cells in found.items():
+            table(f"{model}, {dataset}, {how}", cells)
+
+
+if __name__ == "__main__":
+    main()
