@@ -50,12 +50,15 @@ class LengthGroup(Movable):
         Positions of each pass whose states predict targets; unused places are 0.
     slot : int64, shape [t]
         Where in the flattened ``[b, P]`` the state of each of the group's targets stands.
+    first : int64, shape [b], optional
+        Position in a longer history where each pass begins; by default 0.
     """
 
     items: Tensor
     lengths: Tensor
     at: Tensor
     slot: Tensor
+    first: Tensor | None = None
 
 
 @dataclass
@@ -129,6 +132,9 @@ class SequenceBatches:
         Of each training row in the loss; by default all are 1.
     batch_of : {"targets", "passes"}
         What ``batch_size`` counts.
+    floats : bool array, shape [sequences], optional
+        Sequences whose passes begin at a random position instead of the first: as many items before them as
+        before a random target of the other sequences, as far as the history has room.
     epoch : int
         The epoch that is drawn next.
 
@@ -148,6 +154,7 @@ class SequenceBatches:
     with_positives: bool = False
     weights: NDArray[np.float32] | None = None
     batch_of: str = "targets"
+    floats: NDArray[np.bool_] | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -203,7 +210,8 @@ class SequenceBatches:
         return order[by_pass], offsets_of(sizes)
 
     def _make_batch(self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator) -> TrainBatch:
-        groups, order = self._groups(rows, pass_start)
+        first = None if self.floats is None else self._draw_first(rows, pass_start, self.floats, rng)
+        groups, order = self._groups(rows, pass_start, first)
         rows = rows[order]
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
         if self.weights is not None:
@@ -214,8 +222,20 @@ class SequenceBatches:
             batch.positive_order = torch.from_numpy(np.argsort(order, kind="stable"))
         return batch
 
-    def _groups(self, rows: IntArray, pass_start: IntArray) -> tuple[list[LengthGroup], IntArray]:
-        """Group passes by length; also the order in which the groups hold ``rows``."""
+    def _draw_first(
+        self, rows: IntArray, pass_start: IntArray, floats: NDArray[np.bool_], rng: np.random.Generator
+    ) -> IntArray:
+        """Draw the position where each pass begins, shape [passes]."""
+        length = np.maximum.reduceat(self.prefixes[rows].lengths, pass_start[:-1])
+        fixed = self.prefixes.position[~floats[self.prefixes.sequence]]
+        before = rng.choice(fixed, len(length)) if len(fixed) else np.zeros_like(length)
+        is_floating = floats[self.prefixes.sequence[rows[pass_start[:-1]]]]
+        return np.where(is_floating, np.minimum(before, self.prefixes.max_length - length), 0)
+
+    def _groups(
+        self, rows: IntArray, pass_start: IntArray, first: IntArray | None = None
+    ) -> tuple[list[LengthGroup], IntArray]:
+        """Group passes, which begin at ``first``, by length; also the order in which they hold ``rows``."""
         prefixes = self.prefixes[rows]
         target = prefixes.flat_position
         end = np.maximum.reduceat(target, pass_start[:-1])
@@ -238,7 +258,9 @@ class SequenceBatches:
             at[row, column] = state[inside]
             items = gather_windows(prefixes.table.items, start[a:b], length[a:b])
             slot = row * at.shape[1] + column
-            groups.append(LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot))))
+            group = LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot)))
+            group.first = None if first is None else torch.from_numpy(first[by_length[a:b]])
+            groups.append(group)
         return groups, order
 
 

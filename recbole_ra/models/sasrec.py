@@ -79,9 +79,9 @@ class SASRec(EmbeddedBackbone):
         vectors = super().vectors(items)
         return vectors * self.width**0.5 if self.published else vectors
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P].
 
         State ``t`` is the encoding of items ``0 .. t``.
         """
-        return self.encoder(self.embed(items), at)
+        return self.encoder(self.embed(items, first), at)

@@ -109,6 +109,37 @@ class RegenerationSettings:
         shapes="rows",
         expert=True,
     )
+    min_multiplicity: int = setting(
+        1,
+        "pairs of a sequence and a latent space that must write a decoded row",
+        low=1,
+        shapes="rows",
+        expert=True,
+    )
+    row_weight: str = setting(
+        "none",
+        "what a row counts: patterns by their support, decoded rows by the pairs of a sequence and a space "
+        "that wrote them, or both; 1 on average",
+        choices=("none", "support", "multiplicity", "both"),
+        shapes="backbone",
+        expert=True,
+    )
+    regenerate_epochs: int = setting(
+        0,
+        "epochs on the regenerated rows, after which the originals alone train; 0 = all",
+        low=0,
+        shapes="backbone",
+        fixed=EPOCHS,
+        expert=True,
+    )
+    position_offset: str = setting(
+        "none",
+        "where regenerated rows begin: at the first position, or random: with as many places before them as "
+        "a target of an original row has",
+        choices=("none", "random"),
+        shapes="backbone",
+        expert=True,
+    )
     variant: str = setting(
         "paper",
         "released: as DR4SR's authors' code where it differs from the paper (docs/method.md, section 7)",
@@ -133,6 +164,12 @@ class RegenerationSettings:
         0,
         "keep a decoded item only if SASRec ranks it this high after those before it; 0 = off",
         low=0,
+        shapes="decoded",
+        expert=True,
+    )
+    promoter_agrees: bool = setting(
+        False,
+        "keep a decoded row only if the promoter, shown it, chooses the space that it was decoded from",
         shapes="decoded",
         expert=True,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -114,6 +115,28 @@ def test_a_batch_may_count_passes(rows: Prefixes, batch_size: int, targets_per_p
         assert len(rows) == 0 or (max(passes) <= batch_size and max(passes) - min(passes) <= 1)
         if most == 1000 and (rows.table.lengths <= rows.max_length).all():
             assert feed.n_passes == len(np.unique(rows.sequence))
+
+
+def test_passes_of_some_sequences_begin_where_others_have_their_targets() -> None:
+    sequences = [[1, 2, 3, 4, 5, 6], [7, 8], [8, 9], [9, 7, 8]]
+    rows = prefixes_of(sequences, 7)
+    floats = np.array([False, True, True, True])
+    feed = SequenceBatches(
+        rows, batch_size=99, targets_per_pass=9, n_groups=2, seed=0, batch_of="passes", floats=floats
+    )
+    seen: dict[int, set[int]] = defaultdict(set)
+    for _ in range(60):
+        (batch,) = feed
+        for group in batch.groups:
+            assert group.first is not None
+            for items, length, first in zip(group.items.tolist(), group.lengths, group.first, strict=True):
+                seen[items[0]].add(int(first))
+                assert int(first) + int(length) <= 7
+    # Targets of the original are at 1 to 5: as many items lie before them.
+    assert seen == {1: {0}, 7: {1, 2, 3, 4, 5}, 8: {1, 2, 3, 4, 5}, 9: {1, 2, 3, 4, 5}}
+    assert all(
+        group.first is None for batch in dataclasses.replace(feed, floats=None) for group in batch.groups
+    )
 
 
 @given(feeds())

@@ -70,6 +70,17 @@ def test_states_and_scores_are_those_of_recbole(pair: tuple[Any, SASRec], tiny_s
     )
 
 
+def test_a_row_that_begins_later_has_later_positions() -> None:
+    torch.manual_seed(0)
+    model = SASRec(9, 6, SASRecSettings()).eval()
+    items = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
+    plain, later = model.encode(items), model.encode(items, first=torch.tensor([3, 0]))
+    torch.testing.assert_close(later[1], plain[1])
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(model.position_embedding.weight.roll(-3, 0))
+    torch.testing.assert_close(later[0, :3], model.encode(items)[0, :3])
+
+
 def test_the_layout_torch_is_that_of_torchs_encoder() -> None:
     """DR4SR's authors put vectors and positions into ``nn.TransformerEncoder``, no LayerNorm before it."""
     torch.manual_seed(0)
