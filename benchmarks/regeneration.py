@@ -8,6 +8,10 @@ the seed, too. Everything is selected on validation; each cell's test is compute
 same cells at N optimisation steps each, without early stopping, which tells the data's effect from that of
 longer training.
 
+Training data may have settings of its own after colons, as in ``--data=original,patterns:row_weight=support``
+or ``dr4sr:regenerate=FOLDER``, a set that ``recbole-ra regenerate`` wrote. While settings are being chosen,
+``--no-test`` measures validation alone.
+
 A finished cell is a file in ``--cells``, so that several calls can share the cells out, and a last one
 over all of them prints the table. ``{model}`` in ``--config_files`` is the cell's. Further words are
 settings, as on the command line.
@@ -18,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -27,6 +32,7 @@ from typing import Any
 from recbole_ra import Result, run
 from recbole_ra.cli import parse_settings
 from recbole_ra.core.files import digest, write_json
+from recbole_ra.settings.files import read_yaml
 
 DATA: dict[str, dict[str, Any]] = {
     "original": {"regenerate": "none"},
@@ -39,30 +45,45 @@ DATA: dict[str, dict[str, Any]] = {
 }
 """Training data by name, each with its settings."""
 
-ONLY_REGENERATED = ("original_copies", "deduplicate", "variant", "balance_weight")
-"""Settings that say nothing about the originals; left out there."""
+HERE = ("deduplicate", "variant", "balance_weight")
+"""Settings of what is regenerated here; left out where nothing is, or a folder is read."""
 
-PLACES = {"data_path", "output_dir", "checkpoint_dir", "save_model", "show_progress", "use_gpu", "gpu_id"}
+PLACES = {
+    "data_path",
+    "output_dir",
+    "checkpoint_dir",
+    "save_model",
+    "show_progress",
+    "use_gpu",
+    "gpu_id",
+    "resume",
+}
 """Settings that say where and how a cell is run, not what it is."""
 
 SHOWN = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
 
-def cell(
-    folder: Path, name: Mapping[str, Any], files: list[str], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def cell_settings(data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a cell: those of all, and those of its training data."""
+    kind, *own = data.split(":")
+    found = {**settings, **DATA[kind], **parse_settings([f"--{word}" for word in own])[0]}
+    if found["regenerate"] not in ("patterns", "dr4sr", "dr4sr+"):
+        found = {key: value for key, value in found.items() if key not in HERE}
+    if found["regenerate"] == "none":
+        found.pop("original_copies", None)
+    return found
+
+
+def cell(folder: Path, name: Mapping[str, Any], settings: Mapping[str, Any], *, test: bool) -> dict[str, Any]:
     """Run one cell, or read what an earlier call found with the same settings."""
-    about = {
-        **name,
-        "files": [Path(file).read_text() for file in files],
-        "settings": {key: value for key, value in settings.items() if key not in PLACES},
-    }
-    path = folder / ("-".join(str(part) for part in name.values()) + f"-{digest(about)[:8]}.json")
+    about = {**name, "settings": {key: value for key, value in settings.items() if key not in PLACES}}
+    words = "-".join(re.sub(r"[^\w.+-]+", "_", str(part)) for part in name.values())
+    path = folder / f"{words}-{digest(about)[:8]}-{'test' if test else 'valid'}.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     print(f"== {path.stem}", file=sys.stderr)
-    result = run(name["model"], name["dataset"], files, seed=name["seed"], **settings)
+    result = run(name["model"], name["dataset"], seed=name["seed"], evaluate_test=test, **settings)
     found = {**about, **facts(result, name["model"])}
     write_json(path, found)
     return found
@@ -108,8 +129,11 @@ def table(title: str, cells: Mapping[str, list[dict[str, Any]]]) -> None:
             f"{statistics.mean(one['seconds_per_epoch'] for one in found):.1f}",
         ]
         for protocol, metric in itertools.product(("masked", "unmasked"), SHOWN):
-            values = [one["test"][protocol][metric] for one in found]
-            base = statistics.mean(one["test"][protocol][metric] for one in cells[first])
+            values, before = (
+                [(one["test"] or one["valid"])[protocol][metric] for one in part]
+                for part in (found, cells[first])
+            )
+            base = statistics.mean(before)
             gain = "" if name == first else f" ({100 * (statistics.mean(values) / base - 1):+.1f} %)"
             columns.append(shown(values) + gain)
         print("| " + " | ".join(columns) + " |")
@@ -127,24 +151,25 @@ def main() -> None:
     parser.add_argument(
         "--cells", type=Path, default=Path("runs/regeneration"), help="folder of finished cells"
     )
+    parser.add_argument("--no-test", action="store_true", help="measure validation alone")
     given, words = parser.parse_known_args()
     settings, files = parse_settings(words)
     settings.setdefault("save_model", False)
     given.cells.mkdir(parents=True, exist_ok=True)
     for model, dataset in itertools.product(given.models.split(","), given.datasets.split(",")):
-        of_model = [file.replace("{model}", model.removeprefix("Ra")) for file in files]
+        of_files: dict[str, Any] = {}
+        for file in files:
+            of_files.update(read_yaml(Path(file.replace("{model}", model.removeprefix("Ra")))))
         found: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for data, seed in itertools.product(given.data.split(","), given.seeds.split(",")):
             name = {"model": model, "dataset": dataset, "data": data, "seed": int(seed)}
-            chosen = {**settings, **DATA[data]}
-            if data == "original":
-                chosen = {key: value for key, value in chosen.items() if key not in ONLY_REGENERATED}
-            patient = cell(given.cells, name, of_model, chosen)
+            chosen = cell_settings(data, {**of_files, **settings})
+            patient = cell(given.cells, name, chosen, test=not given.no_test)
             found.setdefault("equal patience", {}).setdefault(data, []).append(patient)
             if given.steps is not None:
                 epochs = max(1, round(given.steps / patient["steps_per_epoch"]))
                 chosen.update(epochs=epochs, stopping_step=epochs)
-                equal = cell(given.cells, name, of_model, chosen)
+                equal = cell(given.cells, name, chosen, test=not given.no_test)
                 found.setdefault(f"{given.steps} steps", {}).setdefault(data, []).append(equal)
         for how, cells in found.items():
             table(f"{model}, {dataset}, {how}", cells)
