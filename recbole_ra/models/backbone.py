@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recbole_ra.data.batching import LengthGroup, TrainBatch
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.history import HistoryBias, ItemOffsets
-from recbole_ra.models.losses import next_item_loss
+from recbole_ra.models.losses import LossSettings, next_item_loss
 from recbole_ra.models.personalizer import Personalizer
 
 
@@ -77,12 +77,9 @@ class EncoderBackbone(Backbone):
 
     causal = True
 
-    def __init__(
-        self, n_items: int, max_length: int, width: int, loss_type: str, n_negatives: int = 1
-    ) -> None:
+    def __init__(self, n_items: int, max_length: int, width: int, loss: LossSettings) -> None:
         super().__init__(n_items, max_length, width)
-        self.loss_type = loss_type
-        self.n_negatives = n_negatives
+        self.loss = loss
 
     def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P].
@@ -106,13 +103,14 @@ class EncoderBackbone(Backbone):
     def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
         """Return the loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""
         return next_item_loss(
-            self.loss_type,
+            self.loss.loss_type,
             states,
             self.item_table,
             batch.targets,
             weights=batch.weights if batch.weigh is None else batch.weigh(states),
             offsets=self._offsets(states, batch),
-            n_negatives=self.n_negatives,
+            n_negatives=self.loss.n_negatives,
+            smoothing=self.loss.label_smoothing,
         )
 
     def _offsets(self, states: Tensor, batch: TrainBatch) -> ItemOffsets | None:

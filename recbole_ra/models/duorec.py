@@ -25,6 +25,7 @@ class DuoRecSettings(ContrastSettings, SASRecSettings):
     """
 
     layout: str = inherited(SASRecSettings, "layout", "recbole")
+    positions: str = inherited(SASRecSettings, "positions", "start")
     n_heads: int = inherited(SASRecSettings, "n_heads", 2)
     inner_size: int = inherited(SASRecSettings, "inner_size", 256)
     hidden_dropout_prob: float = inherited(SASRecSettings, "hidden_dropout_prob", 0.5)

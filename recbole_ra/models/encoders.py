@@ -12,23 +12,9 @@ from torch.nn import functional as F
 from recbole_ra.core.setting import setting
 from recbole_ra.models.backbone import EncoderBackbone
 from recbole_ra.models.dropout import Dropout
-from recbole_ra.models.losses import LOSSES
+from recbole_ra.models.losses import LossSettings
 
-
-@dataclass(frozen=True)
-class LossSettings:
-    """What a backbone is trained by."""
-
-    loss_type: str = setting(
-        "CE",
-        "cross-entropy over the catalogue, or BPR or BCE with sampled negatives",
-        choices=LOSSES,
-        shapes="backbone raft",
-        expert=True,
-    )
-    n_negatives: int = setting(
-        1, "items that BPR and BCE compare a target with", low=1, shapes="backbone raft", expert=True
-    )
+POSITIONS = ("start", "end")
 
 
 @dataclass(frozen=True)
@@ -54,6 +40,13 @@ class EncoderSettings(LossSettings):
     )
     initializer_range: float = setting(
         0.02, "standard deviation of initial weights", low=0, shapes="backbone", expert=True
+    )
+    positions: str = setting(
+        "start",
+        "where the places of a history are counted from: its first item or its last",
+        choices=POSITIONS,
+        shapes="backbone",
+        expert=True,
     )
 
 
@@ -100,12 +93,13 @@ class EmbeddedBackbone(EncoderBackbone):
     Settings: ClassVar[type[EncoderSettings]] = EncoderSettings
 
     def __init__(self, n_items: int, max_length: int, settings: EncoderSettings) -> None:
-        super().__init__(n_items, max_length, settings.hidden_size, settings.loss_type, settings.n_negatives)
+        super().__init__(n_items, max_length, settings.hidden_size, settings)
         width = settings.hidden_size
         self.item_embedding = nn.Embedding(n_items, width, padding_idx=0)
         self.position_embedding = nn.Embedding(max_length, width)
         self.norm: nn.Module = nn.LayerNorm(width, eps=settings.layer_norm_eps)
         self.dropout = Dropout(settings.hidden_dropout_prob)
+        self.from_end = settings.positions == "end"
 
     def initialise(self, std: float) -> None:
         """Draw every weight of an embedding or a linear layer anew; biases are 0."""
@@ -118,8 +112,11 @@ class EmbeddedBackbone(EncoderBackbone):
     def embed(self, items: Tensor, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D]: what the first block reads; ``first`` [B] are the rows' first positions."""
         positions = torch.arange(items.shape[1], device=items.device)
+        last = self.max_length - 1
+        if self.from_end:
+            first = last + 1 - (items > 0).sum(1)
         if first is not None:  # of padding beyond the last position it does not matter which
-            positions = (first[:, None] + positions).clamp(max=self.max_length - 1)
+            positions = (first[:, None] + positions).clamp(max=last)
         return self.dropout(self.norm(self.vectors(items) + self.position_embedding(positions)))
 
     def vectors(self, items: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recbole_ra.core.setting import setting
 from recbole_ra.models.backbone import EncoderBackbone
 from recbole_ra.models.dropout import Dropout
-from recbole_ra.models.encoders import LossSettings
+from recbole_ra.models.losses import LossSettings
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GRU4Rec(EncoderBackbone):
 
     def __init__(self, n_items: int, max_length: int, settings: GRU4RecSettings) -> None:
         width = settings.embedding_size
-        super().__init__(n_items, max_length, width, settings.loss_type, settings.n_negatives)
+        super().__init__(n_items, max_length, width, settings)
         self.item_embedding = nn.Embedding(n_items, width, padding_idx=0)
         self.dropout = Dropout(settings.dropout_prob)
         self.gru = nn.GRU(

@@ -5,12 +5,14 @@ Shapes: ``T`` targets, ``S`` negatives per target, ``D`` width, ``N`` items.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_ra.core.setting import setting
 from recbole_ra.models.history import ItemOffsets
 
 # 85 rows of 12,000 float32 logits are 4 MB: they stay in a CPU's last-level cache between the three
@@ -23,6 +25,30 @@ LOSSES = ("CE", "BPR", "BCE")
 """Cross-entropy over the catalogue, and two losses that compare with sampled negatives."""
 
 
+@dataclass(frozen=True)
+class LossSettings:
+    """What a backbone is trained by."""
+
+    loss_type: str = setting(
+        "CE",
+        "cross-entropy over the catalogue, or BPR or BCE with sampled negatives",
+        choices=LOSSES,
+        shapes="backbone raft",
+        expert=True,
+    )
+    n_negatives: int = setting(
+        1, "items that BPR and BCE compare a target with", low=1, shapes="backbone raft", expert=True
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "share of a target's probability that CE spreads over all items",
+        low=0,
+        high=1,
+        shapes="backbone",
+        expert=True,
+    )
+
+
 def next_item_loss(
     kind: str,
     states: Tensor,
@@ -33,6 +59,7 @@ def next_item_loss(
     weights: Tensor | None = None,
     offsets: ItemOffsets | None = None,
     n_negatives: int = 1,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Compute the loss of predicting the next items: the mean over targets of weight times loss.
 
@@ -55,6 +82,9 @@ def next_item_loss(
     n_negatives : int
         Uniform items other than the target that ``BPR`` and ``BCE`` compare each target with; drawn from
         torch's global generator.
+    smoothing : float
+        Share of a target's probability that ``CE`` spreads evenly over the table (label smoothing, Szegedy
+        et al., CVPR 2016).
 
     Returns
     -------
@@ -64,7 +94,7 @@ def next_item_loss(
         states = torch.cat([states, states.new_ones(len(states), 1)], 1)
         table = torch.cat([table, bias[:, None]], 1)
     if kind == "CE":
-        return full_softmax(states, table, targets, weights, offsets)
+        return full_softmax(states, table, targets, weights, offsets, smoothing)
     negatives = draw_negatives(targets, len(table), n_negatives)
     compared = torch.cat([targets[:, None], negatives], 1)  # [T, 1 + S]
     scores = (states[:, None] * table[compared]).sum(-1)
@@ -118,10 +148,11 @@ class _FusedSoftmax(torch.autograd.Function):
         targets: Tensor,
         skip_diagonal: bool,
         half: torch.dtype | None,
+        smoothing: float,
     ) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
             return _FusedSoftmax._forward(
-                ctx, states, table, weights, values, items, targets, skip_diagonal, half
+                ctx, states, table, weights, values, items, targets, skip_diagonal, half, smoothing
             )
 
     @staticmethod
@@ -135,6 +166,7 @@ class _FusedSoftmax(torch.autograd.Function):
         targets: Tensor,
         skip_diagonal: bool,
         half: torch.dtype | None,
+        smoothing: float,
     ) -> Tensor:
         n_targets, n_items = len(states), len(table)
         budget = CPU_CHUNK_ELEMENTS if states.device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -164,10 +196,14 @@ class _FusedSoftmax(torch.autograd.Function):
                     1, items[first : first + chunk], values[first : first + chunk].to(slope.dtype)
                 )
             largest, logit = slope.amax(1), slope.gather(1, wanted).squeeze(1)
+            if smoothing:
+                logit = torch.lerp(logit, slope.mean(1), smoothing)
             torch.softmax(slope, 1, out=slope)
             # The largest probability is exp(0) over the normaliser, so the exponentials are made once.
             cost = largest - slope.amax(1).log() - logit
-            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, smoothing - 1.0))
+            if smoothing:
+                slope.sub_(smoothing / n_items)
             if weights is not None and losses is not None:
                 losses[first : first + chunk] = cost
                 cost = cost * weights[first : first + chunk]
@@ -187,6 +223,7 @@ class _FusedSoftmax(torch.autograd.Function):
             grad_states, grad_table, losses, grad_values, states, table, weights, values, items, targets
         )
         ctx.skip_diagonal = skip_diagonal
+        ctx.smoothing = smoothing
         return (total / n_targets).to(room.dtype)
 
     @staticmethod
@@ -200,14 +237,20 @@ class _FusedSoftmax(torch.autograd.Function):
             values = None if values is None else values.view_as(values)
             offsets = None if values is None else ItemOffsets(items, values)
             loss = _plain_softmax_loss(
-                states, table, weights, offsets, targets, skip_diagonal=ctx.skip_diagonal
+                states,
+                table,
+                weights,
+                offsets,
+                targets,
+                skip_diagonal=ctx.skip_diagonal,
+                smoothing=ctx.smoothing,
             )
             wanted = [x for x, need in zip((states, table, weights, values), needed, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-            return *(next(found) if need else None for need in needed), None, None, None, None
+            return *(next(found) if need else None for need in needed), None, None, None, None, None
         scale = grad / len(states)
         scaled = (part * scale if need else None for part, need in zip(parts, needed, strict=True))
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def _plain_softmax_loss(
@@ -218,6 +261,7 @@ def _plain_softmax_loss(
     targets: Tensor,
     *,
     skip_diagonal: bool,
+    smoothing: float,
 ) -> Tensor:
     logits = states @ table.T
     if offsets is not None:
@@ -227,8 +271,8 @@ def _plain_softmax_loss(
             torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
         )
     if weights is None:
-        return F.cross_entropy(logits, targets)
-    return (weights * F.cross_entropy(logits, targets, reduction="none")).mean()
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    return (weights * F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)).mean()
 
 
 def _softmax_loss(
@@ -239,14 +283,17 @@ def _softmax_loss(
     offsets: ItemOffsets | None = None,
     *,
     skip_diagonal: bool = False,
+    smoothing: float = 0.0,
 ) -> Tensor:
     if not torch.is_grad_enabled():
-        return _plain_softmax_loss(states, table, weights, offsets, targets, skip_diagonal=skip_diagonal)
+        return _plain_softmax_loss(
+            states, table, weights, offsets, targets, skip_diagonal=skip_diagonal, smoothing=smoothing
+        )
     items, values = (None, None) if offsets is None else offsets
     device = states.device.type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return _FusedSoftmax.apply(  # type: ignore[no-untyped-call]
-        states, table, weights, values, items, targets, skip_diagonal, half
+        states, table, weights, values, items, targets, skip_diagonal, half, smoothing
     )
 
 
@@ -256,9 +303,10 @@ def full_softmax(
     targets: Tensor,
     weights: Tensor | None = None,
     offsets: ItemOffsets | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Average weight times cross-entropy over targets; shapes as in :func:`next_item_loss`."""
-    return _softmax_loss(states, table, targets, weights, offsets)
+    return _softmax_loss(states, table, targets, weights, offsets, smoothing=smoothing)
 
 
 def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:

@@ -23,6 +23,7 @@ class SASRecSettings(AttentionSettings):
         shapes="backbone",
         expert=True,
     )
+    positions: str = inherited(AttentionSettings, "positions", "end")
     n_heads: int = inherited(AttentionSettings, "n_heads", 1)
     inner_size: int = inherited(AttentionSettings, "inner_size", 64)
     hidden_dropout_prob: float = inherited(AttentionSettings, "hidden_dropout_prob", 0.6)

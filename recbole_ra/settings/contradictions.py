@@ -89,6 +89,11 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
             yield f"{what} but nothing is regenerated; add --regenerate=dr4sr"
         if config.backbone not in BACKBONES:
             yield f"{what}: for backbones of ours ({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+    if said["position_offset"] and getattr(config.architecture, "positions", "start") == "end":
+        yield (
+            "position_offset='random': positions=end counts from the last item, which is the same place in a "
+            "row of any length; use positions=start"
+        )
     for key in ("row_weight", "regenerate_epochs"):
         what = f"{key}={config[key]!r}"
         if said[key] and config.run.workers > 1:

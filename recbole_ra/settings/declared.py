@@ -355,6 +355,9 @@ class RaftSettings:
     raft_learning_rate: float = setting(
         3e-3, "learning rate of fine-tuning", low=0, shapes="raft", while_training=True
     )
+    raft_weight_decay: float = setting(
+        0.0, "L2 penalty of fine-tuning", low=0, shapes="raft", while_training=True, expert=True
+    )
     raft_stopping_step: int = setting(
         5,
         "epochs without a better validation result before fine-tuning stops",

@@ -62,7 +62,14 @@ RECBOLE = {
             shapes=TRAINED,
             while_training=True,
         ),
-        _setting("weight_decay", "L2 penalty", float, low=0, shapes=TRAINED, while_training=True),
+        _setting(
+            "weight_decay",
+            "L2 penalty of the backbone",
+            float,
+            low=0,
+            shapes=frozenset({"backbone"}),
+            while_training=True,
+        ),
         _setting(
             "train_batch_size",
             "targets per step of the backbone",

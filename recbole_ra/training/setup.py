@@ -103,6 +103,7 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
         own.final_config_dict.update(
             epochs=config.raft.raft_epochs,
             learning_rate=config.raft.raft_learning_rate,
+            weight_decay=config.raft.raft_weight_decay,
             stopping_step=config.raft.raft_stopping_step,
             train_batch_size=config.raft.raft_batch_size,
         )

@@ -1,4 +1,8 @@
-"""What holds for every backbone of ours."""
+"""What holds for every backbone of ours.
+
+One pass gives the states of all prefixes where places are counted from the start; counted from the end, a
+pass over a longer history moves its prefixes away from where they stand by themselves.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.backbone import Backbone
+from recbole_ra.models.encoders import POSITIONS
 from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
 
 N_ITEMS, MAX_LENGTH = 12, 8
@@ -90,7 +95,7 @@ def test_steps_lower_the_loss(name: str) -> None:
 
 @every_backbone
 def test_one_pass_encodes_every_prefix(name: str) -> None:
-    model = build(name).eval()
+    model = build(name, positions="start").eval()
     if not model.causal:
         pytest.skip(f"{name} is not causal")
     items, _ = histories()
@@ -104,7 +109,7 @@ def test_one_pass_encodes_every_prefix(name: str) -> None:
 @every_backbone
 def test_training_states_are_those_of_the_prefixes(name: str) -> None:
     """What the loss sees is what ``represent`` gives for the same histories."""
-    model = build(name).eval()
+    model = build(name, positions="start").eval()
     if not model.causal:
         pytest.skip(f"{name} is not causal")
     batch = batch_for(model)
@@ -131,6 +136,19 @@ def test_trailing_padding_and_company_mean_nothing(name: str) -> None:
         torch.testing.assert_close(states[row], alone[0])
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    "name", [name for name in BACKBONES if hasattr(BACKBONES[name].Settings, "positions")]
+)
+def test_positions_are_counted_from_where_the_setting_says(name: str, positions: str) -> None:
+    model = build(name, positions=positions, hidden_dropout_prob=0.0).eval()
+    items, lengths = histories()
+    there = torch.arange(MAX_LENGTH) < lengths[:, None]
+    place = torch.arange(MAX_LENGTH) + (0 if positions == "start" else MAX_LENGTH - lengths[:, None])
+    expected = model.norm(model.vectors(items) + model.position_embedding(place.clamp(max=MAX_LENGTH - 1)))
+    torch.testing.assert_close(model.embed(items)[there], expected[there])
+
+
 @every_backbone
 def test_the_order_of_the_history_matters(name: str) -> None:
     model = build(name).eval()
@@ -143,7 +161,7 @@ def test_the_order_of_the_history_matters(name: str) -> None:
 @pytest.mark.parametrize("per_pass", [1, 4])
 def test_both_ways_of_feeding_give_the_same_states(name: str, per_pass: int) -> None:
     """Prefix rows, and where the encoder is causal several targets of a pass."""
-    model = build(name).eval()
+    model = build(name, **({"positions": "start"} if per_pass > 1 else {})).eval()
     if not model.causal and per_pass > 1:
         pytest.skip(f"{name} reads prefix rows only")
     prefixes = Prefixes.all_of(walks(), MAX_LENGTH)

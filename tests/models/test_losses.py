@@ -239,6 +239,29 @@ def test_offsets_of_a_few_items(budget: int, weighted: bool, monkeypatch: pytest
     assert_same(found, expected, states, table, offsets.values)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+def test_label_smoothing_is_that_of_torch(
+    budget: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", budget)
+    states, table, targets = inputs(20, 9, 4)
+    weights = torch.rand(20, dtype=torch.float64).requires_grad_() if weighted else None
+    parts = (states, table) if weights is None else (states, table, weights)
+    smoothed = losses.next_item_loss("CE", states, table, targets, weights=weights, smoothing=0.2)
+    each = F.cross_entropy(states @ table.T, targets, reduction="none", label_smoothing=0.2)
+    expected = (each if weights is None else weights * each).mean()
+    assert_same(smoothed, expected, *parts)
+    curved = []
+    for loss in (
+        losses.next_item_loss("CE", states, table, targets, smoothing=0.2),
+        F.cross_entropy(states @ table.T, targets, label_smoothing=0.2),
+    ):
+        (slope,) = torch.autograd.grad(loss, table, create_graph=True)
+        curved += torch.autograd.grad(slope.square().sum(), states)
+    torch.testing.assert_close(*curved)
+
+
 @pytest.mark.parametrize("kind", ["BPR", "BCE"])
 def test_offsets_reach_sampled_losses(kind: str) -> None:
     """They are a part of the score: of an item table with one column for each row they are the bias."""

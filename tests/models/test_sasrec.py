@@ -43,6 +43,7 @@ def pair(
     config = tiny_config(
         "SASRec",
         layout="recbole",
+        positions="start",
         inner_size=256,
         n_layers=n_layers,
         n_heads=n_heads,
@@ -72,7 +73,7 @@ def test_states_and_scores_are_those_of_recbole(pair: tuple[Any, SASRec], tiny_s
 
 def test_a_row_that_begins_later_has_later_positions() -> None:
     torch.manual_seed(0)
-    model = SASRec(9, 6, SASRecSettings()).eval()
+    model = SASRec(9, 6, SASRecSettings(positions="start")).eval()
     items = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     plain, later = model.encode(items), model.encode(items, first=torch.tensor([3, 0]))
     torch.testing.assert_close(later[1], plain[1])
@@ -85,7 +86,12 @@ def test_the_layout_torch_is_that_of_torchs_encoder() -> None:
     """DR4SR's authors put vectors and positions into ``nn.TransformerEncoder``, no LayerNorm before it."""
     torch.manual_seed(0)
     shape = SASRecSettings(
-        layout="torch", n_heads=2, inner_size=12, hidden_dropout_prob=0.5, attn_dropout_prob=0.5
+        layout="torch",
+        positions="start",
+        n_heads=2,
+        inner_size=12,
+        hidden_dropout_prob=0.5,
+        attn_dropout_prob=0.5,
     )
     ours = SASRec(9, 6, shape)
     layer = nn.TransformerEncoderLayer(64, 2, 12, 0.5, "gelu", 1e-12, batch_first=True)

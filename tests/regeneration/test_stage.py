@@ -59,7 +59,8 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
         {"MAX_ITEM_LIST_LENGTH": 4, "variant": "released"},
         {"memory_data": "regenerated", "memory_source": "both"},
         {"regenerate_epochs": 2, "promoter_agrees": True},
-        {"deduplicate": "decoded", "min_multiplicity": 2, "row_weight": "both", "position_offset": "random"},
+        {"deduplicate": "decoded", "min_multiplicity": 2, "row_weight": "both"},
+        {"position_offset": "random", "positions": "start"},
     ],
     ids=lambda change: ",".join(map(str, change.values())),
 )
@@ -327,9 +328,10 @@ def test_weights_of_rows_train_another_backbone(regenerating: dict[str, Any]) ->
         ),
         ({"row_weight": "both", "workers": 2}, "row_weight='both' and workers=2: use one worker"),
         (
-            {"position_offset": "random", "regenerate": "none"},
+            {"position_offset": "random", "positions": "start", "regenerate": "none"},
             "position_offset='random' but nothing is regenerated",
         ),
+        ({"position_offset": "random"}, "position_offset='random': positions=end counts from the last item"),
         ({"promoter_agrees": True, "diversity": False}, "promoter_agrees=True asks the promoter"),
         ({"regenerate_epochs": 2, "workers": 2}, "regenerate_epochs=2 and workers=2: use one worker"),
         ({"min_multiplicity": 2, "regenerate": "patterns"}, "min_multiplicity=2 counts how often a row was"),
