@@ -42,6 +42,7 @@ DATA: dict[str, dict[str, Any]] = {
     "dr4sr": {"regenerate": "dr4sr"},
     "dr4sr+": {"regenerate": "dr4sr+"},
     "end-to-end": {"regenerate": "dr4sr", "personalize": "end-to-end"},
+    "auto": {"regenerate": "auto"},
 }
 """Training data by name, each with its settings."""
 
@@ -67,7 +68,7 @@ def cell_settings(data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a cell: those of all, and those of its training data."""
     kind, *own = data.split(":")
     found = {**settings, **DATA[kind], **parse_settings([f"--{word}" for word in own])[0]}
-    if found["regenerate"] not in ("patterns", "dr4sr", "dr4sr+"):
+    if found["regenerate"] not in ("patterns", "dr4sr", "dr4sr+", "auto"):
         found = {key: value for key, value in found.items() if key not in HERE}
     if found["regenerate"] == "none":
         found.pop("original_copies", None)

@@ -15,7 +15,7 @@ from recbole_ra.settings.stages import stages_before
 if TYPE_CHECKING:
     from recbole_ra.settings.config import RaConfig
 
-REGENERATIONS = ("none", "dr4sr", "patterns")
+REGENERATIONS = ("none", "auto", "dr4sr", "patterns")
 
 
 def contradictions(config: RaConfig) -> Iterator[str]:
@@ -57,6 +57,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     if regeneration.promoter_agrees and not regeneration.diversity:
         yield "promoter_agrees=True asks the promoter, which there is none of with diversity=False; drop one"
     yield from _of_rows(config)
+    yield from _of_choice(config)
     if config.only_regenerates and kind not in ("dr4sr", "patterns"):
         yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
     for origin in regeneration.origins:
@@ -76,6 +77,29 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         yield f"export_dir={config.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
     if config.bank.memory_data == "regenerated" and kind == "none":
         yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+
+def _of_choice(config: RaConfig) -> Iterator[str]:
+    """Refuse what asks for regenerated rows, or for one backbone, where both are still to be chosen."""
+    if config.regeneration.regenerate != "auto":
+        return
+    if config.run.export_dir is not None:
+        yield (
+            f"export_dir={config.run.export_dir!r}: regenerate=auto may choose the originals, of "
+            "which nothing is exported; name what is regenerated"
+        )
+    if config.bank.memory_data == "regenerated":
+        yield "memory_data='regenerated': regenerate=auto may choose the originals; use memory_data=original"
+    if config.run.backbone_checkpoint is not None:
+        yield (
+            f"backbone_checkpoint={config.run.backbone_checkpoint!r}: regenerate=auto trains a backbone "
+            "on each kind of training data; name the one of this backbone"
+        )
+    if config.personalisation.personalize != "none":
+        yield (
+            f"personalize={config.personalisation.personalize!r}: regenerate=auto tries DR4SR with "
+            "and without; leave it out"
+        )
 
 
 def _of_rows(config: RaConfig) -> Iterator[str]:

@@ -90,8 +90,8 @@ class RegenerationSettings:
 
     regenerate: str = setting(
         "none",
-        "training data: none, dr4sr, patterns, or what `recbole-ra regenerate` wrote; + after any of them "
-        "personalises it (personalize=bilevel)",
+        "training data: none, patterns, dr4sr, or what `recbole-ra regenerate` wrote; + after any of these "
+        "personalises it (personalize=bilevel); auto: what validation says of them",
         shapes="rows",
         path=True,
     )
