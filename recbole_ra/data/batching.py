@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
+from recbole_ra.data.positives import SameTarget
 from recbole_ra.data.table import IntArray, Prefixes, gather_windows, offsets_of, places
 
 
@@ -306,25 +307,3 @@ def least_padding(lengths: IntArray, n_groups: int) -> IntArray:
         edges.append(int(cut[last]) + 1)
         last = int(cut[last])
     return bounds[np.array([0, *reversed(edges)])]
-
-
-class SameTarget:
-    """Draws, for a row, another row with the same target.
-
-    Parameters
-    ----------
-    targets : int64 array, shape [rows]
-    """
-
-    def __init__(self, targets: IntArray) -> None:
-        self._by_target = np.argsort(targets, kind="stable")
-        self._place = np.empty_like(self._by_target)
-        self._place[self._by_target] = np.arange(len(targets))
-        _, number, count = np.unique(targets, return_inverse=True, return_counts=True)
-        self._first, self._count = offsets_of(count)[number], count[number]
-
-    def draw(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
-        """Draw a uniform other row for each row, or the row itself where its target occurs once."""
-        first, count = self._first[rows], self._count[rows]
-        step = 1 + np.floor(rng.random(len(rows)) * (count - 1)).astype(np.int64)
-        return self._by_target[first + (self._place[rows] - first + step) % count]
