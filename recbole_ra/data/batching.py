@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_ra.core.seeding import stream
+from recbole_ra.data.positives import SameTarget
 from recbole_ra.data.table import IntArray, Prefixes, gather_windows, offsets_of, places
 
 
@@ -50,12 +51,15 @@ class LengthGroup(Movable):
         Positions of each pass whose states predict targets; unused places are 0.
     slot : int64, shape [t]
         Where in the flattened ``[b, P]`` the state of each of the group's targets stands.
+    first : int64, shape [b], optional
+        Position in a longer history where each pass begins; by default 0.
     """
 
     items: Tensor
     lengths: Tensor
     at: Tensor
     slot: Tensor
+    first: Tensor | None = None
 
 
 @dataclass
@@ -115,7 +119,7 @@ class SequenceBatches:
     prefixes : Prefixes
         The training rows.
     batch_size : int
-        Targets a batch (a batch ends with the pass that reaches it).
+        Targets a batch (a batch ends with the pass that reaches it), or passes.
     targets_per_pass : int
         Most targets that share one pass; 1 gives prefix rows. Targets of one sequence are split
         into nearly equal random parts.
@@ -127,6 +131,11 @@ class SequenceBatches:
         Whether to draw, for each target, another prefix with the same target (DuoRec).
     weights : float32 array, shape [rows], optional
         Of each training row in the loss; by default all are 1.
+    batch_of : {"targets", "passes"}
+        What ``batch_size`` counts.
+    floats : bool array, shape [sequences], optional
+        Sequences whose passes begin at a random position instead of the first: as many items before them as
+        before a random target of the other sequences, as far as the history has room.
     epoch : int
         The epoch that is drawn next.
 
@@ -145,6 +154,8 @@ class SequenceBatches:
     seed: int
     with_positives: bool = False
     weights: NDArray[np.float32] | None = None
+    batch_of: str = "targets"
+    floats: NDArray[np.bool_] | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -152,7 +163,13 @@ class SequenceBatches:
         self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
 
     def __len__(self) -> int:
-        return max(1, -(-len(self.prefixes) // self.batch_size))
+        counted = len(self.prefixes) if self.batch_of == "targets" else self.n_passes
+        return max(1, -(-counted // self.batch_size))
+
+    @property
+    def n_passes(self) -> int:
+        """Passes of an epoch."""
+        return int((-(-self._block_size // self.targets_per_pass)).sum())
 
     def __iter__(self) -> Iterator[TrainBatch]:
         for shard in self.shards(0, 1):
@@ -163,8 +180,11 @@ class SequenceBatches:
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, pass_start = self._draw_passes(rng)
-        # Nearly the same number of targets in each batch; no pass is cut in two.
-        cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        # Nearly the same number in each batch; no pass is cut in two.
+        if self.batch_of == "targets":
+            cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
+        else:
+            cuts = np.linspace(0, len(pass_start) - 1, len(self) + 1).astype(np.int64)
         bounds = np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
         for first, last in itertools.pairwise(bounds):
             has_own = first + rank < last
@@ -191,7 +211,8 @@ class SequenceBatches:
         return order[by_pass], offsets_of(sizes)
 
     def _make_batch(self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator) -> TrainBatch:
-        groups, order = self._groups(rows, pass_start)
+        first = None if self.floats is None else self._draw_first(rows, pass_start, self.floats, rng)
+        groups, order = self._groups(rows, pass_start, first)
         rows = rows[order]
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
         if self.weights is not None:
@@ -202,8 +223,20 @@ class SequenceBatches:
             batch.positive_order = torch.from_numpy(np.argsort(order, kind="stable"))
         return batch
 
-    def _groups(self, rows: IntArray, pass_start: IntArray) -> tuple[list[LengthGroup], IntArray]:
-        """Group passes by length; also the order in which the groups hold ``rows``."""
+    def _draw_first(
+        self, rows: IntArray, pass_start: IntArray, floats: NDArray[np.bool_], rng: np.random.Generator
+    ) -> IntArray:
+        """Draw the position where each pass begins, shape [passes]."""
+        length = np.maximum.reduceat(self.prefixes[rows].lengths, pass_start[:-1])
+        fixed = self.prefixes.position[~floats[self.prefixes.sequence]]
+        before = rng.choice(fixed, len(length)) if len(fixed) else np.zeros_like(length)
+        is_floating = floats[self.prefixes.sequence[rows[pass_start[:-1]]]]
+        return np.where(is_floating, np.minimum(before, self.prefixes.max_length - length), 0)
+
+    def _groups(
+        self, rows: IntArray, pass_start: IntArray, first: IntArray | None = None
+    ) -> tuple[list[LengthGroup], IntArray]:
+        """Group passes, which begin at ``first``, by length; also the order in which they hold ``rows``."""
         prefixes = self.prefixes[rows]
         target = prefixes.flat_position
         end = np.maximum.reduceat(target, pass_start[:-1])
@@ -226,7 +259,9 @@ class SequenceBatches:
             at[row, column] = state[inside]
             items = gather_windows(prefixes.table.items, start[a:b], length[a:b])
             slot = row * at.shape[1] + column
-            groups.append(LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot))))
+            group = LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot)))
+            group.first = None if first is None else torch.from_numpy(first[by_length[a:b]])
+            groups.append(group)
         return groups, order
 
 
@@ -272,25 +307,3 @@ def least_padding(lengths: IntArray, n_groups: int) -> IntArray:
         edges.append(int(cut[last]) + 1)
         last = int(cut[last])
     return bounds[np.array([0, *reversed(edges)])]
-
-
-class SameTarget:
-    """Draws, for a row, another row with the same target.
-
-    Parameters
-    ----------
-    targets : int64 array, shape [rows]
-    """
-
-    def __init__(self, targets: IntArray) -> None:
-        self._by_target = np.argsort(targets, kind="stable")
-        self._place = np.empty_like(self._by_target)
-        self._place[self._by_target] = np.arange(len(targets))
-        _, number, count = np.unique(targets, return_inverse=True, return_counts=True)
-        self._first, self._count = offsets_of(count)[number], count[number]
-
-    def draw(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
-        """Draw a uniform other row for each row, or the row itself where its target occurs once."""
-        first, count = self._first[rows], self._count[rows]
-        step = 1 + np.floor(rng.random(len(rows)) * (count - 1)).astype(np.int64)
-        return self._by_target[first + (self._place[rows] - first + step) % count]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
 from recbole_ra.core.errors import DataError
@@ -100,6 +101,8 @@ class RegeneratedDataset(CompactDataset):
         The original training split; left as it is.
     table : SequenceTable
         Its original rows are training sequences of ``train``.
+    weights : float32 array, shape [sequences], optional
+        What the targets of each row count in the loss; by default all count 1.
 
     Raises
     ------
@@ -107,7 +110,9 @@ class RegeneratedDataset(CompactDataset):
         If an original row is not its owner's training sequence.
     """
 
-    def __init__(self, train: CompactDataset, table: SequenceTable) -> None:
+    def __init__(
+        self, train: CompactDataset, table: SequenceTable, weights: NDArray[np.float32] | None = None
+    ) -> None:
         self.__dict__.update(train.__dict__)  # as RecBole's own Dataset.copy does
         source = check_originals(train, table)
         original = np.repeat(table.origin == Origin.ORIGINAL, table.lengths)
@@ -127,10 +132,12 @@ class RegeneratedDataset(CompactDataset):
         time[~original] = torch.from_numpy(position[~original]).to(time.dtype)
         self.flat_feat = Interaction(columns)
         self.inter_feat = self._every_row()
+        self.weights = weights
 
     def fingerprint(self) -> str:
         """Return the digest of the rows, without times, which follow from the original data set."""
-        return dataclasses.replace(self.table, times=None).fingerprint()
+        rows = dataclasses.replace(self.table, times=None).fingerprint()
+        return rows if self.weights is None else digest_bytes(rows.encode(), self.weights.tobytes())
 
     @property
     def distinct_rows(self) -> IntArray:

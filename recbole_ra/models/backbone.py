@@ -81,8 +81,11 @@ class EncoderBackbone(Backbone):
         super().__init__(n_items, max_length, width)
         self.loss = loss
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
-        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P]."""
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
+        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P].
+
+        ``first`` [B] are the positions in a longer history where the rows begin; by default 0.
+        """
         raise NotImplementedError
 
     def represent(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class EncoderBackbone(Backbone):
 
     def states_of(self, groups: list[LengthGroup]) -> Tensor:
         """Encode the groups and return the states at their marked places, shape [T, D]."""
-        return torch.cat([self.encode(g.items, g.at).flatten(0, 1)[g.slot] for g in groups])
+        return torch.cat([self.encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
 
     def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
         """Return the loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""

@@ -68,9 +68,9 @@ class BSARec(EmbeddedBackbone):
         )
         self.initialise(settings.initializer_range)
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the places ``at`` [B, P]; states of whole histories."""
-        x, there = self.embed(items), (items > 0)[:, :, None]
+        x, there = self.embed(items, first), (items > 0)[:, :, None]
         blocks = list(zip(self.filters, self.attentions, self.feed_forwards, strict=True))
         for number, (mix, attention, feed_forward) in enumerate(blocks, start=1):
             asked = at if number == len(blocks) else None

@@ -109,12 +109,14 @@ class EmbeddedBackbone(EncoderBackbone):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def embed(self, items: Tensor) -> Tensor:
-        """[B, L] -> [B, L, D]: what the first block reads."""
+    def embed(self, items: Tensor, first: Tensor | None = None) -> Tensor:
+        """[B, L] -> [B, L, D]: what the first block reads; ``first`` [B] are the rows' first positions."""
         positions = torch.arange(items.shape[1], device=items.device)
+        last = self.max_length - 1
         if self.from_end:
-            last = len(self.position_embedding.weight) - 1
-            positions = (positions + last + 1 - (items > 0).sum(1, keepdim=True)).clamp(max=last)
+            first = last + 1 - (items > 0).sum(1)
+        if first is not None:  # of padding beyond the last position it does not matter which
+            positions = (first[:, None] + positions).clamp(max=last)
         return self.dropout(self.norm(self.vectors(items) + self.position_embedding(positions)))
 
     def vectors(self, items: Tensor) -> Tensor:

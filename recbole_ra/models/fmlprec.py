@@ -41,9 +41,9 @@ class FMLPRec(EmbeddedBackbone):
         )
         self.initialise(settings.initializer_range)
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the places ``at`` [B, P]; states of whole histories."""
-        x, there = self.embed(items), (items > 0)[:, :, None]
+        x, there = self.embed(items, first), (items > 0)[:, :, None]
         last = len(self.filters) - 1
         for number, (mix, feed_forward) in enumerate(zip(self.filters, self.feed_forwards, strict=True)):
             x = feed_forward(mix(x, there, at if number == last else None))

@@ -55,8 +55,8 @@ class GRU4Rec(EncoderBackbone):
             if name.startswith("weight"):
                 nn.init.xavier_uniform_(weight)
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
-        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P]."""
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
+        """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P]; ``first`` says it nothing."""
         states, _ = self.gru(self.dropout(self.item_embedding(items)))
         if at is not None:
             states = states.gather(1, at[:, :, None].expand(-1, -1, states.shape[2]))

@@ -1,4 +1,4 @@
-"""SASRec (Kang & McAuley, ICDM 2018), as published or with RecBole's layers and initialisation."""
+"""SASRec (Kang & McAuley, ICDM 2018), as published, or with RecBole's or torch's layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recbole_ra.core.setting import inherited, setting
 from recbole_ra.models.encoders import AttentionSettings, EmbeddedBackbone
-from recbole_ra.models.transformer import LAYOUTS, TransformerEncoder
+from recbole_ra.models.transformer import LAYOUTS, SelfAttention, TransformerEncoder
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class SASRecSettings(AttentionSettings):
 
     layout: str = setting(
         "published",
-        "layers and initialisation: as published, or as RecBole has them (there initializer_range counts)",
+        "layers and initialisation: as published, or as RecBole or DR4SR's authors (torch) have them "
+        "(there initializer_range counts)",
         choices=LAYOUTS,
         shapes="backbone",
         expert=True,
@@ -46,7 +47,8 @@ class SASRec(EmbeddedBackbone):
 
     def __init__(self, n_items: int, max_length: int, settings: SASRecSettings) -> None:
         super().__init__(n_items, max_length, settings)
-        self.published = settings.layout == "published"
+        self.layout = settings.layout
+        self.published = self.layout == "published"
         self.encoder = TransformerEncoder(
             n_layers=settings.n_layers,
             width=settings.hidden_size,
@@ -57,25 +59,30 @@ class SASRec(EmbeddedBackbone):
             eps=settings.layer_norm_eps,
             layout=settings.layout,
         )
-        if self.published:
+        if self.layout != "recbole":
             self.norm = nn.Identity()
         self.initialise(settings.initializer_range)
 
     def initialise(self, std: float) -> None:
         """Draw the weights anew: by Xavier's rule as published, else normal."""
         super().initialise(std)
-        for module in self.modules() if self.published else ():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.xavier_normal_(module.weight)
+        if self.published:
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    nn.init.xavier_normal_(module.weight)
+        if self.layout == "torch":  # whose attention draws its projections itself
+            for attention in self.encoder.attentions:
+                assert isinstance(attention, SelfAttention), "what the encoder is made of"
+                nn.init.xavier_uniform_(attention.qkv.weight)
 
     def vectors(self, items: Tensor) -> Tensor:
         """Return the vectors of the items of a history, [B, L] -> [B, L, D]; as published times √D."""
         vectors = super().vectors(items)
         return vectors * self.width**0.5 if self.published else vectors
 
-    def encode(self, items: Tensor, at: Tensor | None = None) -> Tensor:
+    def encode(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """[B, L] -> [B, L, D], or [B, P, D] at the positions ``at`` [B, P].
 
         State ``t`` is the encoding of items ``0 .. t``.
         """
-        return self.encoder(self.embed(items), at)
+        return self.encoder(self.embed(items, first), at)

@@ -2,7 +2,8 @@
 
 ``published`` (Kang & McAuley, ICDM 2018): LayerNorm of the queries alone before an attention, of everything
 before a feed-forward network with ReLU, and once more at the end. ``recbole``: LayerNorm after each of them,
-GELU, and dropout of what attention gives.
+GELU, and dropout of what attention gives. ``torch``: as ``torch.nn.TransformerEncoderLayer`` has it, which is
+``recbole`` with one dropout more, inside the feed-forward network.
 
 Shapes: ``B`` rows, ``L`` positions, ``D`` width, ``H`` heads.
 """
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from recbole_ra.models.dropout import Dropout, dropout
 
-ACTIVATIONS = {"published": "relu", "recbole": "gelu"}
+ACTIVATIONS = {"published": "relu", "recbole": "gelu", "torch": "gelu"}
 LAYOUTS = tuple(ACTIVATIONS)
 
 
@@ -84,6 +85,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.published = layout == "published"
+        self.inside = Dropout(dropout if layout == "torch" else 0.0)
         self.inner = nn.Linear(width, inner)
         self.outer = nn.Linear(inner, width)
         self.dropout = Dropout(dropout)
@@ -94,7 +96,7 @@ class FeedForward(nn.Module):
         if self.published:
             x = self.norm(x)
             return x + self.dropout(self.outer(F.relu(self.dropout(self.inner(x)))))
-        return self.norm(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
+        return self.norm(x + self.dropout(self.outer(self.inside(F.gelu(self.inner(x))))))
 
 
 class TransformerEncoder(nn.Module):

@@ -37,7 +37,8 @@ class Result:
     settings, versions, data : mapping
         Every setting; versions of what computed; the data set's sizes and fingerprint.
     regeneration : mapping
-        What the training data was made of, where it was regenerated: origins and statistics.
+        What the training data was made of, where it was regenerated: origins and statistics; and how it was
+        chosen, where it was.
     personalisation : mapping
         How much training targets counted, by origin, where that was learned; the rows most and least trusted.
     seconds : mapping
@@ -79,8 +80,8 @@ class Result:
             rows = {f"{self.model} {name}": values for name, values in self.test.items()}
             backbone = self.model.removeprefix("Ra")
             rows.update({f"{backbone} {name}": values for name, values in self.backbone_test.items()})
-        note = self.memory.get("note")
-        return render(metrics_table(rows)) + (f"{note}\n" if note else "")
+        notes = (about.get("note") for about in (self.regeneration, self.memory))
+        return render(metrics_table(rows)) + "".join(f"{note}\n" for note in notes if note)
 
     def save(self, folder: Path, metric: str, *, bigger: bool) -> None:
         """Write ``result.json``, ``table.txt`` and ``learning_curve.png`` into a folder."""

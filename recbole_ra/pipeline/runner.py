@@ -20,6 +20,7 @@ from recbole_ra.core.workers import Workers
 from recbole_ra.data.dataset import CompactDataset, Splits
 from recbole_ra.inference.files import MODEL
 from recbole_ra.inference.loading import keep
+from recbole_ra.pipeline.auto import DataChoice, Trained, choose_training_data
 from recbole_ra.pipeline.result import Result, link_latest, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns
@@ -111,6 +112,8 @@ def run(
         check_exportable(state)
     if config.run.export_dir is not None:
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
+    if start_from is not None and config.regeneration.regenerate == "auto":
+        raise SettingsError("regenerate='auto': start_from goes on with one training; name its training data")
     mined = MinedPatterns(state)
     if config.uses_retrieval and config.bank.memory_data == "original":
         check_bank_size(state, mined)
@@ -131,18 +134,26 @@ def run(
 @explain_memory_errors()
 def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
-    config, splits = state.config, state.splits
-    regenerated = regeneration_stage(state, mined)
+    if state.config.regeneration.regenerate == "auto":
+        trained, choice = choose_training_data(state)
+        return _after_backbone(trained, evaluate_test, choice)
+    config, regenerated = state.config, regeneration_stage(state, mined)
     if config.uses_retrieval and config.bank.memory_data == "regenerated":
         check_bank_size(state, mined)
     if config.only_regenerates:
         return _finish(state, regenerated=regenerated)
-    backbone = backbone_stage(state)
+    return _after_backbone(Trained(state, mined, regenerated, backbone_stage(state)), evaluate_test)
+
+
+def _after_backbone(made: Trained, evaluate_test: bool, choice: DataChoice | None = None) -> Result:
+    """Remember, fine-tune and measure, as far as the settings ask for it."""
+    state, mined, regenerated, backbone = made.run, made.mined, made.regenerated, made.backbone
+    config, splits = state.config, state.splits
     if not config.uses_retrieval:
         valid = _rank(state, backbone.trainer, splits.valid)
         test = _rank(state, backbone.trainer, splits.test) if evaluate_test else None
         trained = backbone.base.trained if evaluate_test else None
-        return _finish(state, valid, test, regenerated=regenerated, trained=trained)
+        return _finish(state, valid, test, regenerated=regenerated, trained=trained, choice=choice)
 
     base_valid = base_test = test = None
     if evaluate_test:  # now: finetune=all changes the backbone
@@ -177,7 +188,15 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
         memory_facts["comparison"] = comparison
     trained = raft.recommender if evaluate_test else None
     return _finish(
-        state, valid, test, base_valid, base_test, memory_facts, regenerated=regenerated, trained=trained
+        state,
+        valid,
+        test,
+        base_valid,
+        base_test,
+        memory_facts,
+        regenerated=regenerated,
+        trained=trained,
+        choice=choice,
     )
 
 
@@ -217,6 +236,7 @@ def _finish(
     *,
     regenerated: Regenerated | None,
     trained: Any = None,
+    choice: DataChoice | None = None,
 ) -> Result:
     config, table = state.config, state.splits.whole.table
     result = Result(
@@ -243,6 +263,8 @@ def _finish(
         memory=memory or {},
         regeneration={} if regenerated is None else regenerated.facts(config),
     )
+    if choice is not None:
+        result.regeneration.update(choice=choice.as_json(), note=choice.said())
     rows = state.training.prefixes
     if state.trust is not None:
         result.personalisation = trust_facts(rows, state.trust, state.splits.whole.vocabulary)
@@ -254,6 +276,8 @@ def _finish(
     if state.trust is not None:
         title = f"{config.model} on {config.dataset}: weights of training targets"
         save_trust(rows, state.trust, result.personalisation, folder, title)
+    if choice is not None:
+        choice.save_picture(folder / "training_data.png", f"{config.model} on {config.dataset}")
     if regenerated is not None:
         regenerated.save_pictures(folder)
         if config.only_regenerates or config.run.export_dir is not None:

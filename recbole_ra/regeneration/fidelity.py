@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_ra.data.table import gather_windows, places
+from recbole_ra.data.table import gather_windows, offsets_of, places
 from recbole_ra.regeneration.decoding import Decoded
+from recbole_ra.regeneration.network import Regenerator
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Right-padded histories [B, L] and lengths [B] -> score of every item [B, N]."""
@@ -38,6 +39,26 @@ def keep_plausible(
         keep[places(start, length)] = plausible.cpu().numpy()
     count = np.concatenate([[0], np.cumsum(keep)])
     return Decoded(decoded.items[keep], count[decoded.offsets], decoded.source, decoded.latent)
+
+
+@torch.no_grad()
+def keep_agreed(decoded: Decoded, network: Regenerator, *, batch_size: int, device: torch.device) -> Decoded:
+    """Empty each row for which the diversity promoter, shown it, would choose another latent space.
+
+    A space that is decoded from whatever the source then adds only what the promoter, in training, sent
+    there. Rows without items stay as they are; ``batch_size`` rows are read at once.
+    """
+    network = network.to(device).eval()
+    lengths = np.diff(decoded.offsets)
+    agreed = np.zeros(len(decoded), dtype=bool)
+    order = np.argsort(lengths, kind="stable")
+    for first in range(int((lengths < 1).sum()), len(order), batch_size):
+        rows = order[first : first + batch_size]
+        tokens = torch.from_numpy(gather_windows(decoded.items, decoded.offsets[rows], lengths[rows]))
+        chosen = network.spaces(tokens.to(device)).argmax(1)
+        agreed[rows] = chosen.cpu().numpy() == decoded.latent[rows]
+    keep = np.repeat(agreed, lengths)
+    return Decoded(decoded.items[keep], offsets_of(lengths * agreed), decoded.source, decoded.latent)
 
 
 def _plausible(tokens: Tensor, score: Score, rank: int, max_length: int) -> Tensor:

@@ -172,7 +172,7 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     _check(path, items > 0, tokens, fault, rows=np.repeat(np.arange(len(lengths)), lengths))
     offsets = offsets_of(lengths)
     table = SequenceTable.from_arrays(items, offsets, len(item_tokens), users=user, origin=origin)
-    return RegeneratedData(table, latent)
+    return RegeneratedData(table, latent, np.ones(len(table), dtype=np.int64))
 
 
 def write_benchmark_files(

@@ -28,20 +28,26 @@ class RegeneratedData:
     latent : int64 array, shape [rows]
         Latent space ``0 .. P - 1`` that a REGENERATED row was decoded from; -1 for all others, and
         where it is unknown.
+    count : int64 array, shape [rows]
+        Support of a PATTERN; how many pairs of a source and a latent space gave a REGENERATED row; 1 for an
+        ORIGINAL, and where it is unknown.
 
     Raises
     ------
     ValueError
-        If the two do not fit each other, or the table has times.
+        If they do not fit each other, or the table has times.
     """
 
     table: SequenceTable
     latent: IntArray
+    count: IntArray
 
     def __post_init__(self) -> None:
         decoded = self.table.origin == Origin.REGENERATED
         if self.latent.shape != (len(self.table),):
             raise ValueError(f"{len(self.table)} rows, but latent has shape {list(self.latent.shape)}")
+        if self.count.shape != (len(self.table),):
+            raise ValueError(f"{len(self.table)} rows, but count has shape {list(self.count.shape)}")
         if (self.latent < -1).any() or (self.latent[~decoded] != -1).any():
             raise ValueError("only a regenerated row has a latent space; it is -1 elsewhere")
         if self.table.times is not None:
@@ -54,6 +60,11 @@ class RegeneratedData:
         """Return the rows of some origins, in the same order."""
         return self._take(np.flatnonzero(np.isin(self.table.origin, list(origins))))
 
+    def keep_repeated(self, times: int) -> RegeneratedData:
+        """Return the rows without decoded ones that were written fewer times, in the same order."""
+        rare = (self.table.origin == Origin.REGENERATED) & (self.count < times)
+        return self._take(np.flatnonzero(~rare))
+
     def repeat_originals(self, copies: int) -> RegeneratedData:
         """Return the originals ``copies`` times (at least 1): those added as a block in front of all rows.
 
@@ -63,7 +74,7 @@ class RegeneratedData:
         return self._take(np.concatenate([np.tile(originals, copies - 1), np.arange(len(self))]))
 
     def _take(self, rows: IntArray) -> RegeneratedData:
-        return RegeneratedData(take_rows(self.table, rows), self.latent[rows])
+        return RegeneratedData(take_rows(self.table, rows), self.latent[rows], self.count[rows])
 
 
 def merge(
@@ -71,13 +82,15 @@ def merge(
     patterns: SequenceTable | None,
     decoded: SequenceTable | None,
     latent: IntArray | None,
+    *,
+    support: IntArray | None = None,
+    deduplicate: str = "all",
 ) -> RegeneratedData:
     """Unite original sequences, mined patterns and decoded patterns into one training set (METHOD 1.5).
 
-    A pattern or decoded row that equals, item by item, an earlier one in the order originals, patterns,
-    decoded is dropped: a decoded row that several sources yield belongs to the first of them. Equal
-    *original* rows of two users both stay, for they are the data of two people. Rows with fewer than two
-    items cannot train anything and are dropped, whatever their origin.
+    A decoded row that several sources yield stays once and belongs to the first of them. Equal *original*
+    rows of two users both stay, for they are the data of two people. Rows with fewer than two items cannot
+    train anything and are dropped, whatever their origin.
 
     Parameters
     ----------
@@ -88,6 +101,12 @@ def merge(
         What the regenerator produced, owned by the user of its source sequence.
     latent : int64 array, shape [decoded rows], optional
         Latent space of each decoded row; given exactly if ``decoded`` is.
+    support : int64 array, shape [patterns], optional
+        Of each pattern; by default 1.
+    deduplicate : {"all", "decoded"}
+        Drop a pattern or decoded row that equals, item by item, an earlier one in the order originals,
+        patterns, decoded; or, as the released code does, decoded rows that equal a decoded one alone: those
+        that equal a mined pattern are what the regenerator learned best.
 
     Returns
     -------
@@ -109,9 +128,18 @@ def merge(
     space = np.full(len(table), -1)
     if latent is not None:
         space[origin == Origin.REGENERATED] = latent
-    is_new = ~pd.Series(row_codes(table)).duplicated().to_numpy()
-    keep = ((origin == Origin.ORIGINAL) | is_new) & (table.lengths >= SHORTEST)
-    return RegeneratedData(dataclasses.replace(table, origin=origin), space)._take(np.flatnonzero(keep))
+    codes = row_codes(table)
+    count = np.ones(len(table), dtype=np.int64)
+    is_decoded = origin == Origin.REGENERATED
+    count[is_decoded] = np.bincount(codes[is_decoded], minlength=1)[codes[is_decoded]]
+    if support is not None:
+        count[origin == Origin.PATTERN] = support
+    compared = np.ones(len(table), dtype=bool) if deduplicate == "all" else is_decoded
+    is_again = np.zeros(len(table), dtype=bool)
+    is_again[compared] = pd.Series(codes[compared]).duplicated().to_numpy()
+    keep = ((origin == Origin.ORIGINAL) | ~is_again) & (table.lengths >= SHORTEST)
+    united = RegeneratedData(dataclasses.replace(table, origin=origin), space, count)
+    return united._take(np.flatnonzero(keep))
 
 
 def row_codes(table: SequenceTable) -> IntArray:

@@ -207,6 +207,24 @@ class Regenerator(nn.Module):
         padded = packed.pad(spaces.flatten(1))[0]  # [B, L, P * D]
         return padded.view(*source.shape, self.n_latents, -1).transpose(1, 2)
 
+    def spaces(self, pattern: Tensor) -> Tensor:
+        """Return ``log p(space | pattern)`` as the promoter reads right-padded patterns, [B, T] -> [B, P].
+
+        Raises
+        ------
+        ValueError
+            If there is no promoter.
+        """
+        if self.promoter is None:
+            raise ValueError("a regenerator without diversity has no promoter")
+        # As in the loss, where the begin symbol stands before the pattern.
+        given = Packing([F.pad(pattern, (1, 0), value=self.begin)])
+        x = self._embed(
+            F.embedding(given.tokens, self.item_table), given, self.target_positions, self.target_norm
+        )
+        tokens = x.index_select(0, (given.position > 0).nonzero().squeeze(1))
+        return self.promoter(tokens, Packing([pattern]), 1.0)
+
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Read ``tokens`` [R], the latest of each row; the states [R, D] score what follows."""
         position = self.target_positions.weight[cache.length]

@@ -20,7 +20,7 @@ from recbole_ra.models.registry import REGENERATOR
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 from recbole_ra.regeneration.batches import PairBatches
 from recbole_ra.regeneration.decoding import Decoded, regenerate_sequences
-from recbole_ra.regeneration.fidelity import keep_plausible
+from recbole_ra.regeneration.fidelity import keep_agreed, keep_plausible
 from recbole_ra.regeneration.network import Regenerator
 from recbole_ra.regeneration.pairs import Pairs, draw_pairs
 from recbole_ra.regeneration.patterns import MinedPatterns
@@ -257,6 +257,12 @@ class RegeneratorStages:
             workers=run.workers,
         )
         run.say(f"decoded: {len(decoded)} sequences in {perf_counter() - started:.1f} s")
+        if settings.promoter_agrees:
+            before = len(decoded.items)
+            decoded = keep_agreed(
+                decoded, network, batch_size=config["eval_batch_size"], device=config.torch_device
+            )
+            run.say(f"promoter: {len(decoded.items)} of {before} decoded items kept")
         if teacher is None:
             return decoded
         backbone, table = teacher.backbone, teacher.item_table

@@ -21,6 +21,7 @@ from recbole_ra.regeneration.pictures import statistics_plot, statistics_table
 from recbole_ra.regeneration.regenerator import RegeneratorStages, source_windows
 from recbole_ra.regeneration.statistics import RegenerationStatistics, regeneration_statistics
 from recbole_ra.regeneration.trainer import DEV_LOSS
+from recbole_ra.regeneration.weights import row_weights
 from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.tables import render
 from recbole_ra.settings.config import RaConfig
@@ -102,12 +103,14 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
             patterns,
             None if decoded is None else decoded.to_table(sources),
             None if decoded is None else decoded.latent,
+            support=None if patterns is None else mined.patterns.support,
+            deduplicate=settings.deduplicate,
         )
     else:
         data = read_regenerated(run, Path(kind))
     data = data.repeat_originals(settings.original_copies)
     wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
-    kept = data.keep(wanted)
+    kept = data.keep_repeated(settings.min_multiplicity).keep(wanted)
     if not len(kept.table):
         raise DataError(
             f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
@@ -126,7 +129,8 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
         + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
     )
     run.seconds["regeneration"] = perf_counter() - started
-    run.regenerated = RegeneratedDataset(run.splits.train, kept.table)
+    weights = row_weights(kept, settings.row_weight)
+    run.regenerated = RegeneratedDataset(run.splits.train, kept.table, weights)
     return Regenerated(kept, run.regenerated, statistics, history)
 
 

@@ -45,10 +45,17 @@ class Candidate:
         Protocol -> mean difference over users to this weight at 1, and the standard error of that mean.
     """
 
-    setting: dict[str, float]
+    setting: dict[str, Any]
     value: dict[str, float]
     gain: dict[str, float]
     error: dict[str, float]
+
+    @classmethod
+    def measured(
+        cls, setting: Mapping[str, Any], values: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
+    ) -> Candidate:
+        """Compare the metric of each row, [rows] for each protocol, with that of the same rows before."""
+        return cls(dict(setting), _means(values), *_paired(values, before))
 
     def helps(self, protocol: str) -> bool:
         """Whether it is better beyond two standard errors, and worse beyond one under no protocol."""
@@ -210,7 +217,7 @@ def choose(
             measured = metric_of_rows(recommender, batches, tried, metric)
             before = before or measured[0]
             candidates += [
-                Candidate(setting, _means(values), *_paired(values, before))
+                Candidate.measured(setting, values, before)
                 for setting, values in zip(tried, measured, strict=True)
             ]
             helping = [candidate for candidate in candidates if candidate.helps(protocol)]

@@ -224,9 +224,11 @@ class RaConfig(Config):
             found |= {"bank", "raft", "test_bank"}
         if kind != "none":
             found.add("rows")
-        if kind == "dr4sr":
+        if kind in ("auto", "dr4sr"):
             found |= {"teacher", "regenerator", "decoded"}
-        if kind in ("dr4sr", "patterns") or (self.uses_retrieval and self.bank.memory_source != "enumerate"):
+        if kind in ("auto", "dr4sr", "patterns") or (
+            self.uses_retrieval and self.bank.memory_source != "enumerate"
+        ):
             found.add("patterns")
         return frozenset(found)
 

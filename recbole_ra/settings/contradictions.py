@@ -15,7 +15,7 @@ from recbole_ra.settings.stages import stages_before
 if TYPE_CHECKING:
     from recbole_ra.settings.config import RaConfig
 
-REGENERATIONS = ("none", "dr4sr", "patterns")
+REGENERATIONS = ("none", "auto", "dr4sr", "patterns")
 
 
 def contradictions(config: RaConfig) -> Iterator[str]:
@@ -46,6 +46,18 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         for key in config.without_effect(config.chosen):
             if config.about(key).shapes & made:
                 yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+        for key in ("deduplicate", "min_multiplicity", "row_weight"):
+            if key in config.chosen and config[key] not in (1, "none"):
+                yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+    if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
+        yield (
+            f"min_multiplicity={regeneration.min_multiplicity} counts how often a row was decoded, but "
+            "nothing is; add --regenerate=dr4sr"
+        )
+    if regeneration.promoter_agrees and not regeneration.diversity:
+        yield "promoter_agrees=True asks the promoter, which there is none of with diversity=False; drop one"
+    yield from _of_rows(config)
+    yield from _of_choice(config)
     if config.only_regenerates and kind not in ("dr4sr", "patterns"):
         yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
     for origin in regeneration.origins:
@@ -65,6 +77,53 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         yield f"export_dir={config.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
     if config.bank.memory_data == "regenerated" and kind == "none":
         yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+
+def _of_choice(config: RaConfig) -> Iterator[str]:
+    """Refuse what asks for regenerated rows, or for one backbone, where both are still to be chosen."""
+    if config.regeneration.regenerate != "auto":
+        return
+    if config.run.export_dir is not None:
+        yield (
+            f"export_dir={config.run.export_dir!r}: regenerate=auto may choose the originals, of "
+            "which nothing is exported; name what is regenerated"
+        )
+    if config.bank.memory_data == "regenerated":
+        yield "memory_data='regenerated': regenerate=auto may choose the originals; use memory_data=original"
+    if config.run.backbone_checkpoint is not None:
+        yield (
+            f"backbone_checkpoint={config.run.backbone_checkpoint!r}: regenerate=auto trains a backbone "
+            "on each kind of training data; name the one of this backbone"
+        )
+    if config.personalisation.personalize != "none":
+        yield (
+            f"personalize={config.personalisation.personalize!r}: regenerate=auto tries DR4SR with "
+            "and without; leave it out"
+        )
+
+
+def _of_rows(config: RaConfig) -> Iterator[str]:
+    """Refuse what says how regenerated rows train where there are none, or nothing that could do so."""
+    settings = config.regeneration
+    said = {name: getattr(settings, name) != "none" for name in ("row_weight", "position_offset")}
+    said["regenerate_epochs"] = settings.regenerate_epochs > 0
+    for key in (name for name, is_on in said.items() if is_on):
+        what = f"{key}={config[key]!r}"
+        if settings.regenerate == "none":
+            yield f"{what} but nothing is regenerated; add --regenerate=dr4sr"
+        if config.backbone not in BACKBONES:
+            yield f"{what}: for backbones of ours ({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+    if said["position_offset"] and getattr(config.architecture, "positions", "start") == "end":
+        yield (
+            "position_offset='random': positions=end counts from the last item, which is the same place in a "
+            "row of any length; use positions=start"
+        )
+    for key in ("row_weight", "regenerate_epochs"):
+        what = f"{key}={config[key]!r}"
+        if said[key] and config.run.workers > 1:
+            yield f"{what} and workers={config.run.workers}: use one worker"
+        if said[key] and config.personalisation.personalize != "none":
+            yield f"{what} and personalize={config.personalisation.personalize!r}: use one of them"
 
 
 def _of_personalisation(config: RaConfig) -> Iterator[str]:

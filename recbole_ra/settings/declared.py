@@ -29,6 +29,14 @@ class FeedSettings:
         shapes="backbone",
         while_training=True,
     )
+    batch_of: str = setting(
+        "targets",
+        "what train_batch_size counts: targets, or passes; a pass is a whole sequence with "
+        "targets_per_pass=50",
+        choices=("targets", "passes"),
+        shapes="backbone",
+        expert=True,
+    )
     length_groups: int = setting(
         0,
         "groups of like length inside a batch; 0 = 8 on a CPU, where padding costs, and 1 on a GPU, where "
@@ -88,8 +96,8 @@ class RegenerationSettings:
 
     regenerate: str = setting(
         "none",
-        "training data: none, dr4sr, patterns, or what `recbole-ra regenerate` wrote; + after any of them "
-        "personalises it (personalize=bilevel)",
+        "training data: none, patterns, dr4sr, or what `recbole-ra regenerate` wrote; + after any of these "
+        "personalises it (personalize=bilevel); auto: what validation says of them",
         shapes="rows",
         path=True,
     )
@@ -98,6 +106,45 @@ class RegenerationSettings:
     )
     original_copies: int = setting(
         1, "copies of each original row in the training data", low=1, high=1000, shapes="rows", expert=True
+    )
+    deduplicate: str = setting(
+        "all",
+        "which equal rows train once: all, so that a decoded row is none that was mined, or decoded ones "
+        "among themselves, as in the released code",
+        choices=("all", "decoded"),
+        shapes="rows",
+        expert=True,
+    )
+    min_multiplicity: int = setting(
+        1,
+        "pairs of a sequence and a latent space that must write a decoded row",
+        low=1,
+        shapes="rows",
+        expert=True,
+    )
+    row_weight: str = setting(
+        "none",
+        "what a row counts: patterns by their support, decoded rows by the pairs of a sequence and a space "
+        "that wrote them, or both; 1 on average",
+        choices=("none", "support", "multiplicity", "both"),
+        shapes="backbone",
+        expert=True,
+    )
+    regenerate_epochs: int = setting(
+        0,
+        "epochs on the regenerated rows, after which the originals alone train; 0 = all",
+        low=0,
+        shapes="backbone",
+        fixed=EPOCHS,
+        expert=True,
+    )
+    position_offset: str = setting(
+        "none",
+        "where regenerated rows begin: at the first position, or random: with as many places before them as "
+        "a target of an original row has",
+        choices=("none", "random"),
+        shapes="backbone",
+        expert=True,
     )
     variant: str = setting(
         "paper",
@@ -123,6 +170,12 @@ class RegenerationSettings:
         0,
         "keep a decoded item only if SASRec ranks it this high after those before it; 0 = off",
         low=0,
+        shapes="decoded",
+        expert=True,
+    )
+    promoter_agrees: bool = setting(
+        False,
+        "keep a decoded row only if the promoter, shown it, chooses the space that it was decoded from",
         shapes="decoded",
         expert=True,
     )

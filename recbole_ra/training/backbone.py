@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from recbole_ra.core.files import digest
 from recbole_ra.core.store import ArtifactStore
+from recbole_ra.data.curriculum import Curriculum
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
@@ -96,6 +97,9 @@ def backbone_stage(run: Run) -> Backbone:
 def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any]:
     """Return the batches that a backbone is trained and validated on."""
     batches = train_batches(run.config, run.splits, base.own, run.training)
+    if base.own is not None and run.config.regeneration.regenerate_epochs:
+        originals = sequence_batches(run.config, run.train_rows, base.own)
+        batches = Curriculum(batches, originals, run.config.regeneration.regenerate_epochs)
     if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
         originals = sequence_batches(run.config, run.train_rows, base.own)
         trainer.personalise(run.config.personalisation, batches.prefixes, originals)

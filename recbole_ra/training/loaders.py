@@ -15,7 +15,8 @@ from torch import Tensor
 
 from recbole_ra.data.batching import SequenceBatches
 from recbole_ra.data.dataset import CompactDataset, Fields, Splits
-from recbole_ra.data.table import IntArray, Prefixes, places
+from recbole_ra.data.table import IntArray, Origin, Prefixes, places
+from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.settings.config import RaConfig
 
@@ -40,7 +41,13 @@ def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, t
     if backbone is None:
         sampler, _, _ = create_samplers(config, splits.whole, [splits.train, splits.valid, splits.test])
         return _SeededTrainDataLoader(config, train, sampler, shuffle=config["shuffle"])
-    return sequence_batches(config, train.prefixes, backbone)
+    batches = sequence_batches(config, train.prefixes, backbone)
+    if isinstance(train, RegeneratedDataset):
+        if train.weights is not None:
+            batches.weights = train.weights[batches.prefixes.sequence]
+        if config.regeneration.position_offset == "random":
+            batches.floats = train.table.origin != Origin.ORIGINAL
+    return batches
 
 
 def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> SequenceBatches:
@@ -52,6 +59,7 @@ def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> Se
         n_groups=config.feed.length_groups or (8 if config.torch_device.type == "cpu" else 1),
         seed=config.seed_value,
         with_positives=backbone.needs_positives,
+        batch_of=config.feed.batch_of,
     )
 
 

@@ -193,6 +193,7 @@ class RaTrainer(Trainer):
             "stage": self.stage,
             "epoch": epoch,
             "loss": self.train_loss_dict[epoch] / self._steps,
+            "steps": self._steps,
             "seconds": round(self._epoch_seconds, 3),
             **self._last_result,
         }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_ra.data.batching import LengthGroup, SameTarget, SequenceBatches, TrainBatch, least_padding
+from recbole_ra.data.batching import LengthGroup, SequenceBatches, TrainBatch, least_padding
 from recbole_ra.data.table import Prefixes, SequenceTable
 
 
@@ -98,6 +99,44 @@ def test_an_epoch_holds_every_target_once(feed: SequenceBatches) -> None:
         for batch in batches:
             assert batch.targets.tolist() == feed.prefixes[batch.rows.numpy()].targets.tolist()
             assert 1 <= len(batch.rows) < feed.batch_size + feed.targets_per_pass
+
+
+@given(training_rows(), st.integers(1, 6), st.integers(1, 5))
+def test_a_batch_may_count_passes(rows: Prefixes, batch_size: int, targets_per_pass: int) -> None:
+    """With whole sequences in a pass, that is how many sequences are drawn for a step."""
+    for most in (targets_per_pass, 1000):
+        feed = SequenceBatches(
+            rows, batch_size=batch_size, targets_per_pass=most, n_groups=2, seed=0, batch_of="passes"
+        )
+        batches = list(feed)
+        passes = [sum(len(group.lengths) for group in batch.groups) for batch in batches]
+        assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(rows)))
+        assert sum(passes) == feed.n_passes
+        assert len(rows) == 0 or (max(passes) <= batch_size and max(passes) - min(passes) <= 1)
+        if most == 1000 and (rows.table.lengths <= rows.max_length).all():
+            assert feed.n_passes == len(np.unique(rows.sequence))
+
+
+def test_passes_of_some_sequences_begin_where_others_have_their_targets() -> None:
+    sequences = [[1, 2, 3, 4, 5, 6], [7, 8], [8, 9], [9, 7, 8]]
+    rows = prefixes_of(sequences, 7)
+    floats = np.array([False, True, True, True])
+    feed = SequenceBatches(
+        rows, batch_size=99, targets_per_pass=9, n_groups=2, seed=0, batch_of="passes", floats=floats
+    )
+    seen: dict[int, set[int]] = defaultdict(set)
+    for _ in range(60):
+        (batch,) = feed
+        for group in batch.groups:
+            assert group.first is not None
+            for items, length, first in zip(group.items.tolist(), group.lengths, group.first, strict=True):
+                seen[items[0]].add(int(first))
+                assert int(first) + int(length) <= 7
+    # Targets of the original are at 1 to 5: as many items lie before them.
+    assert seen == {1: {0}, 7: {1, 2, 3, 4, 5}, 8: {1, 2, 3, 4, 5}, 9: {1, 2, 3, 4, 5}}
+    assert all(
+        group.first is None for batch in dataclasses.replace(feed, floats=None) for group in batch.groups
+    )
 
 
 @given(feeds())
@@ -245,27 +284,6 @@ def test_positives_are_other_prefixes_with_the_same_target(feed: SequenceBatches
             others = [r for r in np.flatnonzero(targets == targets[row]) if r != row] or [row]
             assert found[order].items == found[order].seen
             assert found[order].seen in [histories[r] for r in others]
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(0, 5))
-def test_same_target_draws_another_row_if_there_is_one(targets: list[int], seed: int) -> None:
-    rng, wanted = np.random.default_rng(seed), np.array(targets)
-    rows = rng.permutation(np.repeat(np.arange(len(targets)), 2))
-    drawn = SameTarget(wanted).draw(rows, rng)
-    np.testing.assert_array_equal(wanted[drawn], wanted[rows])
-    alone = np.array([targets.count(target) == 1 for target in targets])
-    np.testing.assert_array_equal(drawn == rows, alone[rows])
-
-
-@pytest.mark.parametrize("row", [0, 3, 5])
-def test_same_target_draws_evenly(row: int) -> None:
-    targets = np.array([7, 8, 7, 7, 9, 7, 7])
-    others = [r for r in (0, 2, 3, 5, 6) if r != row]
-    drawn = SameTarget(targets).draw(np.full(8000, row), np.random.default_rng(1))
-    count = Counter(drawn.tolist())
-    assert sorted(count) == others
-    # 2000 expected of each, standard deviation 39.
-    assert all(abs(count[other] - 2000) < 200 for other in others)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 5))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_ra.data.batching import SequenceBatches
-from recbole_ra.models.sasrec import SASRec
+from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 
 def renamed(theirs: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
@@ -69,6 +69,59 @@ def test_states_and_scores_are_those_of_recbole(pair: tuple[Any, SASRec], tiny_s
     torch.testing.assert_close(
         states @ ours.item_table.T, theirs.full_sort_predict(rows), rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_row_that_begins_later_has_later_positions() -> None:
+    torch.manual_seed(0)
+    model = SASRec(9, 6, SASRecSettings(positions="start")).eval()
+    items = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
+    plain, later = model.encode(items), model.encode(items, first=torch.tensor([3, 0]))
+    torch.testing.assert_close(later[1], plain[1])
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(model.position_embedding.weight.roll(-3, 0))
+    torch.testing.assert_close(later[0, :3], model.encode(items)[0, :3])
+
+
+def test_the_layout_torch_is_that_of_torchs_encoder() -> None:
+    """DR4SR's authors put vectors and positions into ``nn.TransformerEncoder``, no LayerNorm before it."""
+    torch.manual_seed(0)
+    shape = SASRecSettings(
+        layout="torch",
+        positions="start",
+        n_heads=2,
+        inner_size=12,
+        hidden_dropout_prob=0.5,
+        attn_dropout_prob=0.5,
+    )
+    ours = SASRec(9, 6, shape)
+    layer = nn.TransformerEncoderLayer(64, 2, 12, 0.5, "gelu", 1e-12, batch_first=True)
+    theirs = nn.TransformerEncoder(layer, 2)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    for number, block in enumerate(theirs.layers):
+        attention, feed_forward = ours.encoder.attentions[number], ours.encoder.feed_forwards[number]
+        block.load_state_dict(
+            {
+                f"{theirs_name}{kind}": getattr(ours_part, kind.removeprefix("_").removeprefix("."))
+                for theirs_name, ours_part, form in (
+                    ("self_attn.in_proj", attention.qkv, "_"),
+                    ("self_attn.out_proj", attention.out, "."),
+                    ("norm1", attention.norm, "."),
+                    ("linear1", feed_forward.inner, "."),
+                    ("linear2", feed_forward.outer, "."),
+                    ("norm2", feed_forward.norm, "."),
+                )
+                for kind in (f"{form}weight", f"{form}bias")
+            }
+        )
+    items = torch.tensor([[1, 2, 3, 4, 5, 6], [8, 7, 8, 1, 2, 2]])
+    ours.eval()
+    theirs.eval()
+    inputs = ours.item_table[items] + ours.position_embedding.weight
+    expected = theirs(inputs, mask=torch.ones(6, 6, dtype=torch.bool).triu(1))
+    torch.testing.assert_close(ours.encode(items), expected, rtol=1e-4, atol=1e-5)
+    # Of the dropouts: torch's layer has four, of which one lies in the attention itself.
+    assert [block.inside.p for block in ours.encoder.feed_forwards] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("positions", [1, 4])

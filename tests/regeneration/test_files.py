@@ -90,7 +90,8 @@ def some_data(draw: st.DrawFn) -> tuple[RegeneratedData, list[str], list[str]]:
         origin=origin,
     )
     latent = np.where(origin == Origin.REGENERATED, [row[2] for row in rows], -1)
-    return RegeneratedData(table, latent), ["\tpad", *items], ["\tpad", *users]
+    data = RegeneratedData(table, latent, np.ones(len(table), dtype=np.int64))
+    return data, ["\tpad", *items], ["\tpad", *users]
 
 
 @given(some_data(), st.sampled_from([1, 3, 1 << 20]))

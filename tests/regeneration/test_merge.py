@@ -62,6 +62,33 @@ def test_known_answer() -> None:
     ]
 
 
+def test_decoded_rows_are_compared_among_themselves_alone_as_released() -> None:
+    original = table_of([[1, 2, 3], [2, 1]])
+    patterns = patterns_of([[2, 1], [1, 3]])
+    decoded = table_of([[3, 1], [1, 3], [3, 1], [2, 1], [5]], [9, 9, 7, 5, 5])
+    united = merge(original, patterns, decoded, np.array([0, 1, 1, 2, 0]), deduplicate="decoded")
+    assert [(row[0], row[3]) for row in rows_of(united)] == [
+        (Origin.ORIGINAL, [1, 2, 3]),
+        (Origin.ORIGINAL, [2, 1]),
+        (Origin.PATTERN, [2, 1]),
+        (Origin.PATTERN, [1, 3]),
+        (Origin.REGENERATED, [3, 1]),
+        (Origin.REGENERATED, [1, 3]),
+        (Origin.REGENERATED, [2, 1]),
+    ]
+
+
+def test_a_row_knows_its_support_or_how_often_it_was_written() -> None:
+    original = table_of([[1, 2, 3], [1, 2, 3]])
+    patterns = patterns_of([[2, 1], [1, 3]])
+    decoded = table_of([[3, 1], [1, 3], [3, 1], [2, 3], [3, 1]], [9, 9, 7, 5, 5])
+    data = merge(original, patterns, decoded, np.arange(5), support=np.array([4, 7]))
+    assert data.count.tolist() == [1, 1, 4, 7, 3, 1]
+    assert data.keep_repeated(1).count.tolist() == data.count.tolist()
+    assert data.keep_repeated(3).count.tolist() == [1, 1, 4, 7, 3]
+    assert data.keep([Origin.PATTERN]).count.tolist() == [4, 7]
+
+
 @given(some_rows, some_rows, some_rows, st.integers(1, 3))
 def test_equals_naive(
     original: list[list[int]], patterns: list[list[int]], decoded: list[list[int]], copies: int
@@ -121,9 +148,11 @@ def test_arguments_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="vocabulary"):
         concatenate([table, other])
     with pytest.raises(ValueError, match="shape"):
-        RegeneratedData(table, np.zeros(2, dtype=np.int64))
+        RegeneratedData(table, np.zeros(2, dtype=np.int64), latent + 1)
+    with pytest.raises(ValueError, match="count has shape"):
+        RegeneratedData(table, latent - 1, np.zeros(2, dtype=np.int64))
     with pytest.raises(ValueError, match="latent space"):
-        RegeneratedData(table, latent)
+        RegeneratedData(table, latent, latent + 1)
 
 
 def test_no_copy_of_the_originals_is_refused_with_the_settings() -> None:

@@ -58,6 +58,9 @@ def test_what_was_regenerated_serves_every_model(regenerating: dict[str, Any]) -
         {"fidelity_rank": 10, "variant": "released", "original_copies": 2},
         {"MAX_ITEM_LIST_LENGTH": 4, "variant": "released"},
         {"memory_data": "regenerated", "memory_source": "both"},
+        {"regenerate_epochs": 2, "promoter_agrees": True},
+        {"deduplicate": "decoded", "min_multiplicity": 2, "row_weight": "both"},
+        {"position_offset": "random", "positions": "start"},
     ],
     ids=lambda change: ",".join(map(str, change.values())),
 )
@@ -306,3 +309,36 @@ def test_only_a_data_set_is_made_by_the_regenerator(regenerating: dict[str, Any]
     for kind in ("none", regenerating["data_path"]):
         with pytest.raises(SettingsError, match="model DR4SR makes a data set"):
             run("DR4SR", **{**regenerating, "regenerate": kind}, say=silent)
+
+
+def test_weights_of_rows_train_another_backbone(regenerating: dict[str, Any]) -> None:
+    plain = run("SASRec", **regenerating, say=silent)
+    weighed = run("SASRec", **regenerating, row_weight="support", say=silent)
+    assert weighed.reused == ["decoded"]
+    assert weighed.test != plain.test
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row_weight": "support", "regenerate": "none"}, "row_weight='support' but nothing is regenerated"),
+        (
+            {"row_weight": "both", "personalize": "bilevel"},
+            "row_weight='both' and personalize='bilevel': use one of them",
+        ),
+        ({"row_weight": "both", "workers": 2}, "row_weight='both' and workers=2: use one worker"),
+        (
+            {"position_offset": "random", "positions": "start", "regenerate": "none"},
+            "position_offset='random' but nothing is regenerated",
+        ),
+        ({"position_offset": "random"}, "position_offset='random': positions=end counts from the last item"),
+        ({"promoter_agrees": True, "diversity": False}, "promoter_agrees=True asks the promoter"),
+        ({"regenerate_epochs": 2, "workers": 2}, "regenerate_epochs=2 and workers=2: use one worker"),
+        ({"min_multiplicity": 2, "regenerate": "patterns"}, "min_multiplicity=2 counts how often a row was"),
+    ],
+)
+def test_settings_of_rows_that_do_not_go_together(
+    change: dict[str, Any], message: str, regenerating: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run("SASRec", **{**regenerating, **change}, say=silent)

@@ -1,0 +1,175 @@
+"""Which training data a backbone learns from, chosen on validation: ``regenerate=auto``.
+
+A backbone is trained to its end on each kind of training data. The originals are kept unless another kind is
+better beyond two paired standard errors, as memories are kept out where they do not help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from recbole_ra.core.errors import DataError
+from recbole_ra.models.registry import BACKBONES
+from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
+from recbole_ra.report.plots import png_figure
+from recbole_ra.retrieval.choice import Candidate
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.recbole import split_metric
+from recbole_ra.training.backbone import Backbone, backbone_stage
+from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, of_rows
+from recbole_ra.training.run import Run
+
+ORIGINALS = "none"
+NAMES = {ORIGINALS: "originals", "patterns": "patterns", "dr4sr": "DR4SR", "dr4sr+": "DR4SR+"}
+"""Values of ``regenerate`` that are tried, and what they are called."""
+
+UNREAD = {
+    ORIGINALS: ("row_weight", "position_offset", "regenerate_epochs", "min_multiplicity"),
+    "patterns": ("min_multiplicity",),
+}
+"""Settings that a kind of training data does not read, and would refuse."""
+
+
+@dataclass
+class Trained:
+    """A run whose backbone is trained, on whatever training data."""
+
+    run: Run
+    mined: MinedPatterns
+    regenerated: Regenerated | None
+    backbone: Backbone
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """The training data that was chosen, and what validation says of each kind.
+
+    Attributes
+    ----------
+    metric, protocol : str
+    chosen : str
+        As ``regenerate`` names it.
+    candidates : list of Candidate
+        The originals first; gains are those over them.
+    """
+
+    metric: str
+    protocol: str
+    chosen: str
+    candidates: list[Candidate]
+
+    @classmethod
+    def among(cls, candidates: list[Candidate], metric: str, protocol: str) -> DataChoice:
+        """Choose the best one that helps, or the originals, which stand first."""
+        helping = [candidate for candidate in candidates[1:] if candidate.helps(protocol)]
+        best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+        return cls(metric, protocol, str(best.setting["regenerate"]), candidates)
+
+    def said(self) -> str:
+        """Say in one line what was chosen, and why."""
+        tried = "; ".join(
+            f"{NAMES[candidate.setting['regenerate']]} "
+            + ", ".join(
+                f"{name} {candidate.gain[name]:+.4f} ± {candidate.error[name]:.4f}" for name in PROTOCOLS
+            )
+            for candidate in self.candidates[1:]
+        )
+        gains = f"validation {self.metric} over the originals: {tried}"
+        if self.chosen == ORIGINALS:
+            return f"training data: originals, as nothing helps beyond two standard errors ({gains})"
+        return f"training data: {NAMES[self.chosen]}, which helps beyond two standard errors ({gains})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def save_picture(self, path: Path, title: str) -> None:
+        """Draw the gain of each kind over the originals with two standard errors, under both protocols."""
+        with png_figure(path, 6.4, 4.0, title) as figure:
+            axes = figure.add_subplot()
+            places = np.arange(len(self.candidates) - 1)
+            for number, name in enumerate(PROTOCOLS):
+                gain = [candidate.gain[name] for candidate in self.candidates[1:]]
+                error = [2 * candidate.error[name] for candidate in self.candidates[1:]]
+                axes.errorbar(places + 0.1 * number - 0.05, gain, yerr=error, fmt="o", capsize=3, label=name)
+            kinds = [str(candidate.setting["regenerate"]) for candidate in self.candidates[1:]]
+            axes.set_xticks(places, [NAMES[kind] + " ✓" * (kind == self.chosen) for kind in kinds])
+            axes.axhline(0, color="#5a5a5a", linewidth=1)
+            axes.set_ylabel(f"validation {self.metric} over the originals")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False)
+
+
+def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
+    """Train a backbone on each kind of training data, and give the run of the one that is used.
+
+    Parameters
+    ----------
+    state : Run
+        Of the settings with ``regenerate=auto``. What is made anew or reused is made as by a run that names
+        the kind, and found again by one.
+
+    Raises
+    ------
+    DataError
+        If there are no validation rows to choose on.
+    """
+    started = perf_counter()
+    if not len(state.splits.valid):
+        raise DataError(
+            f"data set '{state.config.dataset}': regenerate=auto chooses on validation rows, but the split "
+            "leaves none; name the training data, or choose another split with --eval_args"
+        )
+    protocol, metric = split_metric(str(state.config["valid_metric"]))
+    trained, candidates = {}, []
+    before: Mapping[str, np.ndarray] = {}
+    for kind, config in kinds(state.config):
+        state.say(f"training data that is tried: {NAMES[kind]}")
+        # Its epochs are not passed on: they would be those of several trainings.
+        run = Run(config, state.splits, state.store, state.say, workers=state.workers)
+        mined = MinedPatterns(run)
+        trained[kind] = Trained(run, mined, regeneration_stage(run, mined), backbone_stage(run))
+        values = _of_rows(run, trained[kind].backbone, metric)
+        before = before or values
+        candidates.append(Candidate.measured({"regenerate": kind}, values, before))
+    choice = DataChoice.among(candidates, metric, protocol)
+    state.say(choice.said())
+    found = trained[choice.chosen]
+    found.run.on_epoch = state.on_epoch
+    found.run.report_epochs(found.run.history)
+    found.run.seconds = {
+        **state.seconds,
+        **found.run.seconds,
+        "choice of training data": perf_counter() - started,
+    }
+    return found, choice
+
+
+def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
+    """Give the kinds of training data that are tried, and the settings of a run on each."""
+    personalised = (
+        config.backbone in BACKBONES
+        and config.run.workers == 1
+        and config.regeneration.row_weight == "none"
+        and not config.regeneration.regenerate_epochs
+    )
+    for kind in NAMES:
+        if kind != "dr4sr+" or personalised:
+            unread = UNREAD.get(kind, ())
+            chosen = {name: value for name, value in config.chosen.items() if name not in unread}
+            yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})
+
+
+def _of_rows(run: Run, backbone: Backbone, metric: str) -> dict[str, np.ndarray]:
+    """Return the metric of each validation row under each protocol, and its mean over them."""
+    batches = run.evaluation(run.splits.valid, backbone.trainer.model)
+    ranking: RankingEvaluator = backbone.trainer.rank(batches, bool(run.config["show_progress"]))
+    values = {name: of_rows(metric, rank) for name, rank in ranking.ranks().items()}
+    return {**values, "mean": np.mean(list(values.values()), axis=0)}

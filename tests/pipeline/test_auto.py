@@ -1,0 +1,107 @@
+"""Training data is chosen on validation, and what was chosen is what a run that names it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_ra import run
+from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.pipeline.auto import NAMES, DataChoice
+from recbole_ra.retrieval.choice import Candidate
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def silent(line: str) -> None:
+    """Receives progress lines."""
+
+
+def candidate(kind: str, gain: float, masked: float | None = None, error: float = 0.01) -> Candidate:
+    gains = {"unmasked": gain, "masked": gain if masked is None else masked}
+    gains["mean"] = sum(gains.values()) / 2
+    return Candidate({"regenerate": kind}, gains, gains, dict.fromkeys(gains, error))
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ([(0.019,), (0.01,)], "none"),
+        ([(0.021,), (0.03,)], "dr4sr"),
+        ([(0.021,), (0.08, -0.02)], "patterns"),
+        ([(0.05, -0.02), (0.0, 0.01)], "none"),
+    ],
+    ids=["nothing beyond two errors", "the best", "what harms one protocol is out", "nothing is left"],
+)
+def test_what_is_chosen(gains: list[tuple[float, ...]], chosen: str) -> None:
+    tried = [candidate("none", 0.0)]
+    tried += [candidate(kind, *gain) for kind, gain in zip(("patterns", "dr4sr"), gains, strict=True)]
+    found = DataChoice.among(tried, "ndcg@10", "mean")
+    assert found.chosen == chosen
+    assert found.said().startswith(
+        "training data: " + ("originals, as" if chosen == "none" else NAMES[chosen])
+    )
+    for kind in ("patterns", "DR4SR"):
+        assert kind in found.said()
+
+
+@pytest.mark.parametrize("model", ["SASRec", "RaSASRec"])
+def test_the_run_goes_on_with_what_was_chosen(model: str, regenerating: dict[str, Any]) -> None:
+    lines: list[str] = []
+    found = run(model, **{**regenerating, "regenerate": "auto"}, say=lines.append)
+    choice = found.regeneration["choice"]
+    kinds = [one["setting"]["regenerate"] for one in choice["candidates"]]
+    assert kinds == ["none", "patterns", "dr4sr", "dr4sr+"]
+    assert choice["candidates"][0]["gain"] == {"unmasked": 0.0, "masked": 0.0, "mean": 0.0}
+    assert found.regeneration["note"] in lines
+    assert found.regeneration["note"] in found.table()
+    assert (Path(found.folder) / "training_data.png").exists()
+    named = run(model, **{**regenerating, "regenerate": choice["chosen"]}, say=silent)
+    assert named.test == found.test
+    assert {"backbone", *(["raft"] if model.startswith("Ra") else [])} <= set(named.reused)
+    values = found.valid if found.backbone_valid is None else found.backbone_valid
+    wanted = next(one for one in choice["candidates"] if one["setting"]["regenerate"] == choice["chosen"])
+    assert values["unmasked"]["ndcg@10"] == pytest.approx(wanted["value"]["unmasked"], abs=1e-4)
+
+
+def test_settings_of_regenerated_rows_leave_the_originals_alone(regenerating: dict[str, Any]) -> None:
+    plain = run("SASRec", **{**regenerating, "regenerate": "none"}, say=silent)
+    weighed = {"regenerate": "auto", "row_weight": "both", "min_multiplicity": 2, "evaluate_test": False}
+    found = run("SASRec", **{**regenerating, **weighed}, say=silent)
+    choice = found.regeneration["choice"]
+    assert [one["setting"]["regenerate"] for one in choice["candidates"]] == ["none", "patterns", "dr4sr"]
+    before = choice["candidates"][0]["value"]["unmasked"]
+    assert before == pytest.approx(plain.valid["unmasked"]["ndcg@10"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"export_dir": "there"}, "export_dir='there': regenerate=auto may choose the originals"),
+        (
+            {"memory_data": "regenerated"},
+            "memory_data='regenerated': regenerate=auto may choose the originals",
+        ),
+        (
+            {"backbone_checkpoint": "best.pt"},
+            "backbone_checkpoint='best.pt': regenerate=auto trains a backbone",
+        ),
+        ({"personalize": "bilevel"}, "personalize='bilevel': regenerate=auto tries DR4SR with and without"),
+        ({"start_from": Path("last.pt")}, "start_from goes on with one training"),
+    ],
+)
+def test_what_asks_for_one_training_data(
+    change: dict[str, Any], message: str, regenerating: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run("RaSASRec", **{**regenerating, "regenerate": "auto", **change}, say=silent)
+
+
+def test_there_is_something_to_choose_on(regenerating: dict[str, Any]) -> None:
+    split = {"split": {"LS": "test_only"}}
+    with pytest.raises(
+        DataError, match="regenerate=auto chooses on validation rows, but the split leaves none"
+    ):
+        run("SASRec", **{**regenerating, "regenerate": "auto", "eval_args": split}, say=silent)
