@@ -17,10 +17,12 @@ from recbole_ra.models.fmlprec import FMLPRec
 from recbole_ra.models.gnn import GNN
 from recbole_ra.models.gru4rec import GRU4Rec
 from recbole_ra.models.infinite_ae import InfiniteAE
+from recbole_ra.models.melt import MELTFMLPRec, MELTSASRec
 from recbole_ra.models.sasrec import SASRec
 
 BACKBONES: dict[str, Any] = {
-    kind.__name__: kind for kind in (SASRec, DuoRec, CL4SRec, BSARec, FMLPRec, GRU4Rec, GNN)
+    kind.__name__: kind
+    for kind in (SASRec, DuoRec, CL4SRec, BSARec, FMLPRec, GRU4Rec, GNN, MELTSASRec, MELTFMLPRec)
 }
 """Backbones of ours by name: subclasses of ``EncoderBackbone`` with ``Settings``."""
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
+from recbole_ra.models.recommenders import BackboneRecommender
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
     RESUMED,
@@ -165,6 +166,8 @@ class RaTrainer(Trainer):
 
         self._steps = len(train_data)
         started = perf_counter()
+        if isinstance(self.model, BackboneRecommender):
+            self.model.begin_epoch(epoch_idx)
         with bar:
             total = super()._train_epoch(bar, epoch_idx, observed, show_progress=False)
         self._epoch_seconds = perf_counter() - started
