@@ -47,7 +47,8 @@ def main() -> None:
     for fusion in given.fusions.split(","):
         result = run(given.model, given.dataset, files, **{**settings, "fusion": fusion})
         if not rows:
-            base = [cell for name in PROTOCOLS for cell in ("", f"{result.backbone_test[name][metric]:.4f}", "")]
+            before = [result.backbone_test[name][metric] for name in PROTOCOLS]
+            base = [cell for value in before for cell in ("", f"{value:.4f}", "")]
             rows.append([given.model.removeprefix("Ra"), "", *base])
         rows.append([f"`{fusion}`", *compared(result, metric)])
         print("| " + " | ".join(rows[-1]) + " |", flush=True)
