@@ -190,13 +190,11 @@ def _of_loaders(config: RaConfig) -> Iterator[str]:
                 f"({', '.join(BACKBONES)}); {config.backbone} is none of them"
             )
         return
-    loss = config["loss_type"]
-    for key, is_unused in (
-        ("label_smoothing", loss != "CE" and config.chosen.get("label_smoothing", 0) > 0),
-        ("n_negatives", loss == "CE" and "n_negatives" in config.chosen),
-    ):
-        if is_unused:
-            yield f"{key}={config.chosen[key]!r} has no effect on loss_type={loss!r}; leave it out"
+    if config["loss_type"] != "CE" and config.chosen.get("label_smoothing", 0) > 0:
+        yield (
+            f"label_smoothing={config.chosen['label_smoothing']!r} has no effect on "
+            f"loss_type={config['loss_type']!r}; leave it out"
+        )
     negatives = config.chosen.get("train_neg_sample_args")
     as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
     for key, is_unused in (
