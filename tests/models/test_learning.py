@@ -40,6 +40,7 @@ def test_the_next_item_on_a_ring_is_learned(model: str, ring: Path) -> None:
         "pareto_rule": 0.0,
     }
     own = {field.name for field in dataclasses.fields(BACKBONES[model].Settings)}
+    epochs = 120 if model.startswith("MELT") else 40
     result = run(
         model,
         "ring",
@@ -50,8 +51,8 @@ def test_the_next_item_on_a_ring_is_learned(model: str, ring: Path) -> None:
         say=lambda line: None,
         use_gpu=False,
         state="ERROR",
-        epochs=40,
-        eval_step=40,
+        epochs=epochs,
+        eval_step=epochs,
         train_batch_size=64,
         learning_rate=0.01,
         topk=[1],
