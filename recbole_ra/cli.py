@@ -264,18 +264,18 @@ def prepare(words: Sequence[str]) -> int:
 
 def every_setting() -> dict[str, Setting]:
     """Everything that is declared: settings of ours, of each backbone, of sweeps, and some of RecBole's."""
-    from recbole_ra.models.registry import BACKBONES
+    from recbole_ra.models.registry import OURS
     from recbole_ra.settings.declared import OUR_SETTINGS
     from recbole_ra.settings.recbole import RECBOLE
     from recbole_ra.tuning.options import TuneSettings
 
-    classes = (TuneSettings, *(backbone.Settings for backbone in BACKBONES.values()), *OUR_SETTINGS)
+    classes = (TuneSettings, *(model.Settings for model in OURS.values()), *OUR_SETTINGS)
     return {**RECBOLE, **{name: about for cls in classes for name, about in declared(cls).items()}}
 
 
 def help_text(*, everything: bool) -> str:
     """Usage, models, data sets, and settings with their defaults: the common ones, or all."""
-    from recbole_ra.models.registry import BACKBONES, available_backbones
+    from recbole_ra.models.registry import CLOSED_FORM, OURS, available_backbones
     from recbole_ra.settings.config import RaConfig
     from recbole_ra.settings.declared import OUR_SETTINGS
     from recbole_ra.settings.files import props_root, read_yaml
@@ -284,6 +284,8 @@ def help_text(*, everything: bool) -> str:
     lines = [USAGE]
     lines.append("models (each also with Ra before it: the retrieval-augmented recommender over it)")
     lines.extend(_wrapped(available_backbones()))
+    lines.append("\nand without Ra, solved in closed form")
+    lines.extend(_wrapped(list(CLOSED_FORM)))
     lines.append("\nand DR4SR, which makes a regenerated data set (the same as the command regenerate)")
     lines.append("\ndata sets with settings of their own (any other folder of atomic files works too)")
     lines.extend(_wrapped(sorted(path.stem for path in (props_root() / "dataset").glob("*.yaml"))))
@@ -297,8 +299,8 @@ def help_text(*, everything: bool) -> str:
         )
         return "\n".join(lines)
     shown_before: set[str] = set()
-    for name, backbone in BACKBONES.items():
-        own = declared(backbone.Settings)
+    for name, model in OURS.items():
+        own = declared(model.Settings)
         new = [about for key, about in own.items() if key not in shown_before]
         lines.extend(
             _section(f"Architecture of {name}{', beside those above' if len(new) < len(own) else ''}.", new)

@@ -99,6 +99,20 @@ MUTATIONS = (
         "tests/retrieval/test_choice.py",
     ),
     Mutation(
+        "items that a mixture raises past the target are not counted",
+        "retrieval/candidates.py",
+        "unmasked = others + passed",
+        "unmasked = others",
+        "tests/retrieval/test_candidates.py",
+    ),
+    Mutation(
+        "rows with a chance are not scored",
+        "retrieval/candidates.py",
+        "stays.sum(1) < allowed[part]",
+        "stays.sum(1) < 1",
+        "tests/retrieval/test_candidates.py",
+    ),
+    Mutation(
         "new memories have no vote",
         "retrieval/recommender.py",
         'known.add(columns["recent"], columns["values"])',

@@ -26,6 +26,22 @@ def mine(sequences: Sequence[Sequence[int]], window: int, min_support: int, max_
     return {pattern: count for pattern, count in support.items() if count >= min_support}
 
 
+def infinite_ae_scores(rows: Sequence[set], queries: Sequence[set], n_items: int, ridge: float) -> np.ndarray:
+    """Scores of ∞-AE, one pair of sets after another, shape [queries, n_items]; item 0 is padding."""
+
+    def kernel(one: set, two: set) -> float:
+        a, b, c = (2 * len(part) / (n_items - 1) + 0.01 for part in (one, two, one & two))
+        angle = math.acos(min(1.0, c / math.sqrt(a * b)))
+        both_active = (math.pi - angle) / (2 * math.pi)
+        relu = math.sqrt(a * b) * (math.sin(angle) / (2 * math.pi) + math.cos(angle) * both_active)
+        return 2 * relu + 0.01 + 2 * c * both_active
+
+    marks = np.array([[item in row for item in range(n_items)] for row in rows], float)
+    own = np.array([[kernel(one, two) for two in rows] for one in rows])
+    dual = np.linalg.solve(own + ridge * np.trace(own) / len(own) * np.eye(len(own)), marks)
+    return np.array([[kernel(one, two) for two in rows] for one in queries]) @ dual
+
+
 def may_use(query: tuple, memory: tuple, scope: str) -> bool:
     """Whether a query (user, length, time) may see a memory (user, length, time of its target)."""
     query_user, query_length, query_time = query

@@ -22,7 +22,8 @@ from recbole_ra.inference.scoring import hide_seen
 from recbole_ra.inference.tokens import as_names, listed
 from recbole_ra.report.tables import render
 from recbole_ra.retrieval.index import normalise
-from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.retrieval.retrieved import Retrieved
 
 if TYPE_CHECKING:
     from recbole_ra.inference.recommender import Recommender

@@ -45,6 +45,9 @@ class Backbone(nn.Module):
     def see(self, sequences: SequenceTable) -> None:
         """Look at the sequences that it will be trained on; most backbones need not."""
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare an epoch of training; most backbones need not."""
+
     def learn_history_bias(self, kind: str) -> None:
         """Give items of the history a term of their own; ``none`` takes it away."""
         self.history_bias = None if kind == "none" else HistoryBias(kind, self.width)

@@ -16,6 +16,7 @@ from recbole_ra.models.transformer import FeedForward, SelfAttention
 class BSARecSettings(AttentionSettings):
     """Architecture of BSARec; names of what it adds are the authors', but ``bsa_alpha`` (their alpha)."""
 
+    positions: str = inherited(AttentionSettings, "positions", "end")
     n_heads: int = inherited(AttentionSettings, "n_heads", 1)
     attn_dropout_prob: float = inherited(AttentionSettings, "attn_dropout_prob", 0.0)
     bsa_alpha: float = setting(

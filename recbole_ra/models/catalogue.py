@@ -11,6 +11,7 @@ import torch
 
 from recbole_ra.models.registry import (
     BACKBONES,
+    CLOSED_FORM,
     READ_FEATURES,
     REGENERATOR,
     WITHOUT_STATES,
@@ -27,7 +28,7 @@ class Entry:
     name : str
     trains_on : str
         ``passes``: one pass of a causal encoder trains several targets; ``prefixes``: a row for each;
-        ``RecBole``: as RecBole trains it.
+        ``RecBole``: as RecBole trains it; ``users``: sets of items, solved at once.
     loss : str
         The default one, and what may be chosen.
     retrieval : bool
@@ -59,6 +60,8 @@ def entries() -> list[Entry]:
             needs = "features of items" if name in READ_FEATURES else ""
             retrieval = name not in (*WITHOUT_STATES, *READ_FEATURES)
             found.append(Entry(name, "RecBole", "its own", retrieval, needs, _reference(name)))
+    for name, kind in CLOSED_FORM.items():
+        found.append(Entry(name, "users", "squared error", False, "", kind.source))
     found.append(
         Entry(REGENERATOR, "pairs", "reconstruction", False, "", "Yin et al., KDD 2024; makes a data set")
     )

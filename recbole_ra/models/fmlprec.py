@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from recbole_ra.core.setting import inherited
 from recbole_ra.models.encoders import EmbeddedBackbone, EncoderSettings
 from recbole_ra.models.filters import LearnedFilter
 from recbole_ra.models.transformer import FeedForward
@@ -14,6 +15,8 @@ from recbole_ra.models.transformer import FeedForward
 @dataclass(frozen=True)
 class FMLPRecSettings(EncoderSettings):
     """Architecture of FMLP-Rec; names are RecBole's."""
+
+    positions: str = inherited(EncoderSettings, "positions", "end")
 
 
 class FMLPRec(EmbeddedBackbone):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from recbole_ra.core.setting import setting
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.data.table import SequenceTable
+from recbole_ra.models.buffers import GrowingBuffers
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 
@@ -43,7 +43,7 @@ class GNNSettings(SASRecSettings):
     )
 
 
-class GNN(SASRec):
+class GNN(GrowingBuffers, SASRec):
     """``E' = mean of E, A E, A² E, …`` (as LightGCN), read and scored by SASRec.
 
     ``A`` joins items that stand at most ``gnn_window`` apart in a training sequence, each time by one over
@@ -52,6 +52,7 @@ class GNN(SASRec):
 
     Settings = GNNSettings
     source = "a backbone of DR4SR (KDD 2024); He et al., SIGIR 2020"
+    growing = ("edges", "weights")
 
     edges: Tensor
     weights: Tensor
@@ -81,13 +82,6 @@ class GNN(SASRec):
         device = self.edges.device
         self.edges = torch.from_numpy(np.stack([counts.row, counts.col]).astype(np.int64)).to(device)
         self.weights = torch.from_numpy(scaled.astype(np.float32)).to(device)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("edges", "weights"):  # as many as the graph had
-            there = state_dict.get(f"{prefix}{name}")
-            if torch.is_tensor(there):
-                setattr(self, name, torch.empty_like(there, device=self.edges.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def item_table(self) -> Tensor:

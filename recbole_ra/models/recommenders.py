@@ -117,6 +117,10 @@ class BackboneRecommender(SequentialModel):
         """Item vectors, shape [N, D]."""
         return self.backbone.item_table
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare an epoch of training."""
+        self.backbone.begin_epoch(epoch)
+
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""
         return self.backbone.calculate_loss(batch)

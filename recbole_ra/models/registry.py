@@ -1,7 +1,8 @@
 """Which names ``--model`` takes.
 
 A name is a backbone of ours, a sequential model that RecBole ships, ``Ra`` before either of them
-(the retrieval-augmented recommender over that backbone), or the regenerator of data sets.
+(the retrieval-augmented recommender over that backbone), a model that is solved in closed form, or the
+regenerator of data sets.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from recbole_ra.models.duorec import DuoRec
 from recbole_ra.models.fmlprec import FMLPRec
 from recbole_ra.models.gnn import GNN
 from recbole_ra.models.gru4rec import GRU4Rec
+from recbole_ra.models.infinite_ae import InfiniteAE
+from recbole_ra.models.melt import MELTFMLPRec, MELTSASRec
 from recbole_ra.models.sasrec import SASRec
 
 BACKBONES: dict[str, Any] = {
-    kind.__name__: kind for kind in (SASRec, DuoRec, CL4SRec, BSARec, FMLPRec, GRU4Rec, GNN)
+    kind.__name__: kind
+    for kind in (SASRec, DuoRec, CL4SRec, BSARec, FMLPRec, GRU4Rec, GNN, MELTSASRec, MELTFMLPRec)
 }
 """Backbones of ours by name: subclasses of ``EncoderBackbone`` with ``Settings``."""
+
+CLOSED_FORM: dict[str, Any] = {kind.__name__: kind for kind in (InfiniteAE,)}
+"""Models of ours that are solved in one step, by name; with ``Settings``, and without ``Ra``."""
+
+OURS = {**BACKBONES, **CLOSED_FORM}
 
 SEQUENTIAL_MODELS_OF_RECBOLE = (
     "BERT4Rec Caser CORE FDSA FEARec FOSSIL FPMC GCSAN GRU4Rec GRU4RecCPR GRU4RecF HGN HRM LightSANs "
@@ -51,11 +60,19 @@ def backbone_name(model: str) -> str:
     SettingsError
         If there is no such model.
     """
+    if model in CLOSED_FORM:
+        return model
+    if model.removeprefix("Ra") in CLOSED_FORM:
+        own = model.removeprefix("Ra")
+        raise SettingsError(
+            f"model {model}: no memories can be fused into {own}, whose state has an entry for each training "
+            f"row; use {own}, or Ra before a backbone"
+        )
     if model == REGENERATOR:
         return "SASRec"
     known = available_backbones()
     for name in (model, model.removeprefix("Ra")):
         if name in known:
             return name
-    every = [*known, *(f"Ra{name}" for name in known), REGENERATOR]
+    every = [*known, *(f"Ra{name}" for name in known), *CLOSED_FORM, REGENERATOR]
     raise SettingsError(f"unknown model '{model}'{nearest(model, every)}; --help lists all")

@@ -29,7 +29,7 @@ from recbole_ra.regeneration.trust import save_trust, trust_facts
 from recbole_ra.retrieval.bank import bank_stage, check_bank_size, extend_bank
 from recbole_ra.retrieval.comparison import compare, facts_of_rows
 from recbole_ra.retrieval.finetuning import cached, raft_stage, retrieve_rows
-from recbole_ra.retrieval.recommender import Retrieved
+from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import backbone_stage
 from recbole_ra.training.evaluation import RankingEvaluator

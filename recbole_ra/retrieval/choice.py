@@ -1,27 +1,26 @@
 """How much the memories may say: chosen on validation, and nothing unless it is better than the backbone.
 
-One weight after another is chosen, each with the others as they are by then. The backbone's logits ``h E``,
-the memories' ``h' E`` and the shares of a mixture are made once for each row; every candidate is a mixture of
-them, so that all candidates together cost about as much as validating a few epochs.
+One weight after another is chosen, each with the others as they are by then. What a candidate is worth on the
+held-out rows is measured in ``candidates.py``, all those of a round together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
 
-from recbole_ra.models.history import ItemOffsets
-from recbole_ra.retrieval.mixture import MIXTURES, Mixture, lifts
-from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.retrieval.candidates import metric_of_rows
+from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.mixture import MIXTURES
+from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.evaluation import PROTOCOLS, of_rows, ranks
+from recbole_ra.training.evaluation import PROTOCOLS
 from recbole_ra.training.loaders import EvalBatches
 
 ALPHAS = (0.3, 0.5, 0.7, 0.9)
@@ -30,9 +29,6 @@ MIXTURE_WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 
 BEYOND = 2.0
 """Standard errors that a gain must exceed: the best of many candidates is better than it is."""
-
-CPU_BLOCK_ELEMENTS = 1 << 20
-GPU_BLOCK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -188,17 +184,6 @@ def searched(
     return [lambda best: [{weight: share, name: first} for share in (1.0, *MIXTURE_WEIGHTS)], parameters]
 
 
-def use(recommender: RetrievalRecommender, setting: Mapping[str, float]) -> None:
-    """Score with these weights from now on."""
-    fusion, mixture = recommender.fusion, recommender.mixture
-    if fusion is not None and "alpha" in setting:
-        fusion.alpha.fill_(setting["alpha"])
-    if mixture is not None and "mixture_weight" in setting:
-        mixture.weight.fill_(setting["mixture_weight"])
-    if mixture is not None and mixture.parameter in setting:
-        mixture.sharpness.fill_(setting[mixture.parameter])
-
-
 @torch.no_grad()
 def choose(
     recommender: RetrievalRecommender, batches: EvalBatches, valid_metric: str, weights: Sequence[str]
@@ -229,7 +214,7 @@ def choose(
             tried = settings(best)
             if not tried:
                 continue
-            measured = _measured(recommender, batches, tried, metric)
+            measured = metric_of_rows(recommender, batches, tried, metric)
             before = before or measured[0]
             candidates += [
                 Candidate.measured(setting, values, before)
@@ -241,108 +226,6 @@ def choose(
         use(recommender, best.setting)
         steps.append(Step(weight, best.setting, candidates))
     return Choice(metric, protocol, steps)
-
-
-def _measured(
-    recommender: RetrievalRecommender,
-    batches: EvalBatches,
-    settings: Sequence[Mapping[str, float]],
-    metric: str,
-) -> list[dict[str, np.ndarray]]:
-    """Return the metric of each row under each setting, for each protocol and their mean."""
-    found: list[dict[str, list[Tensor]]] = [{name: [] for name in PROTOCOLS} for _ in settings]
-    device = recommender.item_table.device
-    for batch in batches:
-        query = batch.query.to(device)
-        scores = _Scores(recommender, query if isinstance(query, Retrieved) else recommender.query(query))
-        for rows in scores.blocks():
-            inside = (batch.history_row >= rows.start) & (batch.history_row < rows.stop)
-            history = batch.history_row[inside] - rows.start, batch.history_item[inside]
-            facts = [part.to(device) for part in (batch.targets[rows], *history)]
-            for place, part in enumerate(scores.under(settings, rows)):
-                for name, rank in zip(PROTOCOLS, ranks(part, *facts), strict=True):
-                    found[place][name].append(rank.cpu())
-    return [
-        with_mean({name: of_rows(metric, torch.cat(parts)) for name, parts in one.items()}) for one in found
-    ]
-
-
-def with_mean(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add the mean over the protocols to the values of each row."""
-    return {**values, "mean": np.mean([values[name] for name in PROTOCOLS], axis=0)}
-
-
-class _Scores:
-    """Scores of a batch of queries under any setting, block by block of rows.
-
-    Parameters
-    ----------
-    recommender : RetrievalRecommender
-    query : Retrieved, shape [B]
-    """
-
-    def __init__(self, recommender: RetrievalRecommender, query: Retrieved) -> None:
-        self.recommender, self.query = recommender, query
-        self.table, self.bias = recommender.item_table, recommender.item_bias
-        self.memories = recommender.memories(query)
-        self.history = recommender.base.history_offsets(query.states, query.histories)
-        facts = query.states, self.memories.keys, self.memories.values, self.memories.valid
-        if recommender.fusion is not None:
-            self.read = recommender.fusion.read(*facts)
-            self.doubt = recommender.fusion.doubt(*facts, self.read, recommender.entropy)
-        self._shares: dict[float, tuple[Tensor, Tensor]] = {}
-
-    def blocks(self) -> Iterator[slice]:
-        """Give rows whose scores stay in the cache, in blocks."""
-        on_cpu = self.table.device.type == "cpu"
-        size = max(1, (CPU_BLOCK_ELEMENTS if on_cpu else GPU_BLOCK_ELEMENTS) // len(self.table))
-        for first in range(0, len(self.query), size):
-            yield slice(first, min(first + size, len(self.query)))
-
-    def under(self, settings: Sequence[Mapping[str, float]], rows: slice) -> Iterator[Tensor]:
-        """Give the scores of some rows under each setting, shape [rows, N]."""
-        own = self.query.states[rows] @ self.table.T
-        said = None if self.recommender.fusion is None else self.read[rows] @ self.table.T
-        fused, at = own, math.nan
-        lifted: dict[float, tuple[Tensor, Tensor]] = {}
-        for setting in settings:
-            use(self.recommender, setting)
-            alpha = 1.0 if self.recommender.fusion is None else float(self.recommender.fusion.alpha)
-            if alpha != at:
-                fused, at, lifted = self._fused(own, said, rows), alpha, {}
-            mixture = self.recommender.mixture
-            if mixture is None or mixture.is_off:
-                yield fused
-                continue
-            sharpness = float(mixture.sharpness)
-            if sharpness not in lifted:
-                items, shares = self._said(mixture, sharpness, rows)
-                lifted[sharpness] = items, lifts(fused, items, shares)
-            items, higher = lifted[sharpness]
-            yield ItemOffsets(items, mixture.raised(higher)).add_to(fused.clone())
-
-    def _fused(self, own: Tensor, said: Tensor | None, rows: slice) -> Tensor:
-        """Return the scores before anything is mixed into them, from the logits of both sides."""
-        scores, fusion = own, self.recommender.fusion
-        if fusion is not None and said is not None:
-            doubt = None if self.doubt is None else self.doubt[rows]
-            a, b = fusion.weights(fusion.alpha.to(own.dtype), self.memories.valid[rows], doubt)
-            scores = torch.addcmul(own * a, said, b)
-        if self.bias is not None:
-            scores = scores + self.bias
-        if self.history is not None:
-            part = ItemOffsets(self.history.items[rows], self.history.values[rows])
-            scores = part.add_to(scores.clone())
-        return scores
-
-    def _said(self, mixture: Mixture, sharpness: float, rows: slice) -> tuple[Tensor, Tensor]:
-        """What the memories say of some rows, without columns that none of these needs."""
-        if sharpness not in self._shares:
-            self._shares[sharpness] = mixture.shares(self.query, self.memories)
-        items, shares = (part[rows] for part in self._shares[sharpness])
-        there = torch.isfinite(shares).any(0).nonzero()
-        used = int(there.max()) + 1 if len(there) else 0
-        return items[:, :used], shares[:, :used]
 
 
 def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from recbole_ra.retrieval.recommender import RetrievalRecommender, Retrieved
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.evaluation import RankingEvaluator, of_rows
 from recbole_ra.training.loaders import by_length

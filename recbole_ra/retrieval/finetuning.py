@@ -19,12 +19,14 @@ from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
-from recbole_ra.retrieval.choice import Choice, choose, use
+from recbole_ra.retrieval.choice import Choice, choose
 from recbole_ra.retrieval.fusion import Fusion
+from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import MIXTURES, Mixture
 from recbole_ra.retrieval.neighbours import Queries
-from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender, Retrieved
+from recbole_ra.retrieval.recommender import EncodedQuery, RaftBatches, RetrievalRecommender
+from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import Backbone
 from recbole_ra.training.loaders import EvalBatches, cut_rows

@@ -18,7 +18,7 @@ from recbole_ra.models.history import ItemOffsets
 from recbole_ra.retrieval.transitions import Transitions
 
 if TYPE_CHECKING:
-    from recbole_ra.retrieval.recommender import Memories, Retrieved
+    from recbole_ra.retrieval.retrieved import Memories, Retrieved
 
 
 class Mixture(nn.Module):
@@ -50,6 +50,17 @@ class Mixture(nn.Module):
         """Return the items with a share [B, J], each once and else 0, and its log [B, J], -inf for none."""
         raise NotImplementedError
 
+    def listed(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`shares` does as a list, row by row: rows, items and logs, shape [V] each."""
+        items, shares = self.shares(query, memories)
+        row, place = torch.isfinite(shares).nonzero(as_tuple=True)
+        return row, items[row, place], shares[row, place]
+
+    def names(self, query: Retrieved, memories: Memories, items: Tensor) -> Tensor:
+        """Tell whether one item of each row has a share, [B] -> bool [B]."""
+        found, shares = self.shares(query, memories)
+        return (torch.isfinite(shares) & (found == items[:, None])).any(1)
+
     def offsets(self, scores: Tensor, items: Tensor, shares: Tensor) -> ItemOffsets:
         """Return what the mixture adds to scores; others keep theirs, up to a constant.
 
@@ -61,19 +72,22 @@ class Mixture(nn.Module):
         items, shares
             As :meth:`shares` gives them.
         """
-        return ItemOffsets(items, self.raised(lifts(scores, items, shares)))
+        total = scores.logsumexp(1, keepdim=True)
+        return ItemOffsets(items, self.raised(lifts(scores.gather(1, items), total, shares)))
 
     def raised(self, lifts: Tensor) -> Tensor:
-        """Return what is added to the scores of items for their :func:`lifts`, [B, J] -> [B, J]."""
+        """Return what is added to the scores of items for their :func:`lifts`, of any shape."""
         weight = float(self.weight)
         odds = math.log((1 - weight) / weight) if weight < 1 else -math.inf
         return F.softplus(odds + lifts, threshold=30)
 
 
-def lifts(scores: Tensor, items: Tensor, shares: Tensor) -> Tensor:
-    """How much likelier memories make each item than scores do: ``log p_memories / softmax(s)``, [B, J]."""
-    surprise = scores.logsumexp(1, keepdim=True) - scores.gather(1, items)
-    return shares.to(scores.dtype) + surprise
+def lifts(scores: Tensor, total: Tensor, shares: Tensor) -> Tensor:
+    """How much likelier memories make items than scores do: ``log p_memories / softmax(s)``.
+
+    Scores of items, the log of the sum of all exponentials in their row, and logs of shares; of one shape.
+    """
+    return shares.to(scores.dtype) + (total - scores)
 
 
 class NeighbourMixture(Mixture):
@@ -103,11 +117,26 @@ class TransitionMixture(Mixture):
 
     def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
         """Return ``log p_memories``; as many items as have a vote."""
+        transitions, voters = self._votes(query)
+        items, shares = transitions.shares(voters, float(self.sharpness))
+        return items, shares.log()
+
+    def listed(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor, Tensor]:
+        """As of any mixture, without the padding of rows with fewer votes."""
+        transitions, voters = self._votes(query)
+        row, items, shares = transitions.listed(voters, float(self.sharpness))
+        return row, items, shares.log()
+
+    def names(self, query: Retrieved, memories: Memories, items: Tensor) -> Tensor:
+        """As of any mixture, without counting all votes."""
+        transitions, voters = self._votes(query)
+        return transitions.name(voters, items)
+
+    def _votes(self, query: Retrieved) -> tuple[Transitions, Tensor]:
         assert self.transitions is not None, "the recommender counts them as it gets its bank"
         voters = query.histories if query.voters is None else query.voters
         assert voters is not None, "a query tells its history where transitions are mixed in"
-        items, shares = self.transitions.shares(voters, float(self.sharpness))
-        return items, shares.log()
+        return self.transitions, voters
 
 
 MIXTURES: dict[str, tuple[type[Mixture], tuple[float, ...]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.batching import Movable
@@ -21,7 +19,8 @@ from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import Mixture, TransitionMixture
-from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours, random_neighbours
+from recbole_ra.retrieval.neighbours import Queries, find_neighbours, random_neighbours
+from recbole_ra.retrieval.retrieved import Memories, Retrieved
 from recbole_ra.retrieval.transitions import Transitions
 
 TEACHING = 0.1
@@ -29,76 +28,6 @@ TEACHING = 0.1
 
 CELLS = 1 << 20
 """Scores held at once where only their entropy is wanted."""
-
-
-@dataclass
-class Retrieved(Movable):
-    """States whose neighbours are known.
-
-    Attributes
-    ----------
-    states : Tensor, shape [B, D]
-    ids : int64 Tensor, shape [B, K]
-        Rows of the memory bank.
-    valid : bool Tensor, shape [B, K]
-    histories : int64 Tensor, shape [B, L], optional
-        Items of each row's history, oldest first, 0 = none; where a history bias was learned or transitions
-        are mixed in.
-    voters : int64 Tensor, shape [B, L], optional
-        Items whose transitions count; by default those of the history.
-    """
-
-    states: Tensor
-    ids: Tensor
-    valid: Tensor
-    histories: Tensor | None = None
-    voters: Tensor | None = None
-
-    @classmethod
-    def of(cls, states: Tensor, neighbours: Neighbours) -> Retrieved:
-        """Join states with what was found for them."""
-        device = states.device
-        return cls(
-            states, torch.from_numpy(neighbours.ids).to(device), torch.from_numpy(neighbours.valid).to(device)
-        )
-
-    def __getitem__(self, rows: Any) -> Retrieved:
-        histories = None if self.histories is None else self.histories[rows]
-        voters = None if self.voters is None else self.voters[rows]
-        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories, voters)
-
-    def without_memories(self) -> Retrieved:
-        """The same states, as if nothing had been retrieved."""
-        voters = None if self.histories is None else torch.zeros_like(self.histories)
-        return dataclasses.replace(self, valid=torch.zeros_like(self.valid), voters=voters)
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-
-@dataclass
-class Memories(Movable):
-    """What some rows retrieved.
-
-    Attributes
-    ----------
-    keys : Tensor, shape [B, K, D]
-        The memories' states.
-    items : int64 Tensor, shape [B, K]
-        What followed.
-    values : Tensor, shape [B, K, D]
-        The items' vectors.
-    valid : bool Tensor, shape [B, K]
-    """
-
-    keys: Tensor
-    items: Tensor
-    values: Tensor
-    valid: Tensor
-
-    def cosines(self, states: Tensor) -> Tensor:
-        """Similarity of each memory to its row's state, [B, D] -> [B, K]."""
-        return torch.einsum("bd,bkd->bk", F.normalize(states, dim=-1), F.normalize(self.keys, dim=-1))
 
 
 @dataclass
@@ -255,8 +184,7 @@ class RetrievalRecommender(SequentialModel):
 
     def memories(self, query: Any) -> Memories:
         """Look up what was retrieved; asked after the query's states, which tell the item vectors."""
-        items = self._values[query.ids]
-        return Memories(self._keys[query.ids], items, self.item_table[items], query.valid)
+        return Memories(self._keys, self.item_table, query.ids, self._values[query.ids], query.valid)
 
     def represent(self, interaction: Any) -> Tensor:
         """Return the fused state of each row, shape [B, D]."""

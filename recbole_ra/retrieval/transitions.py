@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from recbole_ra.data.table import IntArray, places
+from recbole_ra.data.table import IntArray
 
 RECENT = 10
 """Items that are kept of a memory's history (R)."""
@@ -85,16 +85,35 @@ class Transitions:
         shares : float32 Tensor, shape [B, J]
             They sum to 1 where there is a vote, else to 0; 0 where the place is.
         """
+        row, items, shares = self.listed(histories, decay)
+        count = torch.bincount(row, minlength=len(histories))
+        place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+        shape = len(histories), int(count.max()) if len(count) else 0
+        found, mass = items.new_zeros(shape), shares.new_zeros(shape)
+        found[row, place], mass[row, place] = items, shares
+        return found, mass
+
+    def listed(self, histories: Tensor, decay: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`shares` does as a list, row by row: rows, items and shares, shape [V] each."""
         items = histories.cpu().numpy()
         row, column = np.nonzero(items)
         last = np.maximum.reduce(np.where(items > 0, np.arange(items.shape[1]), 0), axis=1, initial=0)
         back = last[row] - column
         query = sparse.coo_array((decay**back, (row, items[row, column])), shape=(len(items), self.n_items))
         votes = sparse.csr_array(query.tocsr() @ self.votes)
-        count = np.diff(votes.indptr).astype(np.int64)
-        row, place = np.repeat(np.arange(len(items)), count), places(np.zeros_like(count), count)
         total = np.maximum(votes.sum(axis=1), np.finfo(np.float64).tiny)
-        found = np.zeros((len(items), int(count.max(initial=0))), dtype=np.int64)
-        shares = np.zeros(found.shape, dtype=np.float32)
-        found[row, place], shares[row, place] = votes.indices, votes.data / total[row]
-        return torch.from_numpy(found).to(histories.device), torch.from_numpy(shares).to(histories.device)
+        rows = np.repeat(np.arange(len(items)), np.diff(votes.indptr))
+        shares = (votes.data / total[rows]).astype(np.float32)
+        return (
+            torch.from_numpy(rows).to(histories.device),
+            torch.from_numpy(votes.indices.astype(np.int64)).to(histories.device),
+            torch.from_numpy(shares).to(histories.device),
+        )
+
+    def name(self, histories: Tensor, items: Tensor) -> Tensor:
+        """Tell whether any item of each row's history votes for one item, [B, L], [B] -> bool [B]."""
+        voters, wanted = histories.cpu().numpy(), items.cpu().numpy()
+        row, column = np.nonzero(voters)
+        named = np.zeros(len(voters), dtype=np.bool_)
+        named[row[self.votes[voters[row, column], wanted[row]] > 0]] = True
+        return torch.from_numpy(named).to(histories.device)

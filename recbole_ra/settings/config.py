@@ -12,14 +12,14 @@ from typing import Any
 import recbole
 import torch
 from recbole.config import Config
-from recbole.utils import ModelType
+from recbole.utils import InputType, ModelType
 
 from recbole_ra.core.compat import restore_numpy_aliases
 from recbole_ra.core.errors import SettingsError, nearest
 from recbole_ra.core.files import digest_bytes
 from recbole_ra.core.setting import Setting, declared, raise_problems, read
 from recbole_ra.models.losses import LOSSES
-from recbole_ra.models.registry import BACKBONES, REGENERATOR, backbone_name
+from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, OURS, REGENERATOR, backbone_name
 from recbole_ra.models.transformer import ACTIVATIONS
 from recbole_ra.settings.contradictions import contradictions
 from recbole_ra.settings.declared import (
@@ -101,8 +101,8 @@ class RaConfig(Config):
             self.raft = dataclasses.replace(self.raft, fusion=self.raft.fuses)  # transitions know no time
         self.run = read(RunSettings, self.final_config_dict, problems)
         self.architecture: Any = None
-        if self.backbone in BACKBONES:
-            self.architecture = read(BACKBONES[self.backbone].Settings, self.final_config_dict, problems)
+        if self.backbone in OURS:
+            self.architecture = read(OURS[self.backbone].Settings, self.final_config_dict, problems)
         self._check(problems)
         raise_problems(problems)
 
@@ -131,7 +131,7 @@ class RaConfig(Config):
         return config_dict
 
     def _get_model_and_dataset(self, model: str, dataset: str) -> tuple[str, type, str]:
-        if self.backbone in BACKBONES:
+        if self.backbone in OURS:
             return model, _OwnModel, dataset
         from recbole.utils import get_model
 
@@ -160,10 +160,8 @@ class RaConfig(Config):
     @functools.cached_property
     def model_defaults(self) -> dict[str, Any]:
         """Settings of the backbone's architecture, and their defaults."""
-        if self.backbone in BACKBONES:
-            return {
-                name: about.default for name, about in declared(BACKBONES[self.backbone].Settings).items()
-            }
+        if self.backbone in OURS:
+            return {name: about.default for name, about in declared(OURS[self.backbone].Settings).items()}
         file = Path(recbole.__file__).parent / "properties" / "model" / f"{self.backbone}.yaml"
         return read_yaml(file) if file.is_file() else {}
 
@@ -172,7 +170,7 @@ class RaConfig(Config):
         """What settings of ours declare, those of the backbone's architecture among them."""
         classes = [
             *OUR_SETTINGS,
-            *([BACKBONES[self.backbone].Settings] if self.backbone in BACKBONES else []),
+            *([OURS[self.backbone].Settings] if self.backbone in OURS else []),
         ]
         return {name: about for cls in classes for name, about in declared(cls).items()}
 
@@ -245,12 +243,17 @@ class RaConfig(Config):
         return found
 
     def without_effect(self, names: Iterable[str]) -> list[str]:
-        """Return those of some settings of ours that nothing reads in this run."""
-        return sorted(
+        """Return those of some settings, ours and of training, that nothing reads in this run."""
+        names = set(names)
+        idle = {
             name
-            for name in set(names) & self.own.keys() - {"regenerate"}
+            for name in names & self.own.keys() - {"regenerate"}
             if self.about(name).shapes and not self.about(name).shapes & self.stages
-        )
+        }
+        if self.backbone in CLOSED_FORM:
+            training = {*self.parameters["Training"], "loss_type", *vars(self.feed), *vars(self.optim)}
+            idle |= names & training
+        return sorted(idle)
 
     @property
     def chosen_weights(self) -> tuple[str, ...]:
@@ -338,3 +341,4 @@ class _OwnModel:
     """What RecBole's ``Config`` asks of a model class, for those that are ours."""
 
     type = ModelType.SEQUENTIAL
+    input_type = InputType.POINTWISE  # asked where there is no loss_type

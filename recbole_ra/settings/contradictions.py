@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from recbole_ra.core.errors import nearest
 from recbole_ra.data.table import Origin
-from recbole_ra.models.registry import BACKBONES, REGENERATOR
+from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
 from recbole_ra.settings.stages import stages_before
 
@@ -25,6 +25,8 @@ def contradictions(config: RaConfig) -> Iterator[str]:
     yield from _of_personalisation(config)
     yield from _of_memories(config)
     yield from _of_loaders(config)
+    if config.backbone in CLOSED_FORM and config.run.workers > 1:
+        yield f"workers={config.run.workers}: {config.backbone} is solved in one process; leave it out"
 
 
 def longest_decoded(config: RaConfig) -> int:
@@ -140,7 +142,7 @@ def _of_personalisation(config: RaConfig) -> Iterator[str]:
     if config.backbone not in BACKBONES:
         yield (
             f"personalize={settings.personalize!r} weighs targets of backbones of ours "
-            f"({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+            f"({', '.join(BACKBONES)}); {config.backbone} is none of them"
         )
     if config.only_regenerates:
         yield f"personalize={settings.personalize!r}: model {REGENERATOR} trains no backbone; leave it out"
@@ -185,9 +187,14 @@ def _of_loaders(config: RaConfig) -> Iterator[str]:
         if config.scoring.history_bias != "none":
             yield (
                 f"history_bias={config.scoring.history_bias!r} is learned with backbones of ours "
-                f"({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+                f"({', '.join(BACKBONES)}); {config.backbone} is none of them"
             )
         return
+    if config["loss_type"] != "CE" and config.chosen.get("label_smoothing", 0) > 0:
+        yield (
+            f"label_smoothing={config.chosen['label_smoothing']!r} has no effect on "
+            f"loss_type={config['loss_type']!r}; leave it out"
+        )
     negatives = config.chosen.get("train_neg_sample_args")
     as_ours = {"distribution": "uniform", "sample_num": 1, "dynamic": False}
     for key, is_unused in (

@@ -18,8 +18,10 @@ from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.recommenders import SequentialModel
+from recbole_ra.models.registry import CLOSED_FORM
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
+from recbole_ra.training.closed_form import ClosedFormTrainer
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
 from recbole_ra.training.loaders import sequence_batches, train_batches
 from recbole_ra.training.personalisation import PersonalizedTrainer, trust
@@ -62,8 +64,7 @@ def backbone_stage(run: Run) -> Backbone:
     facts: dict[str, Any] = {}
     if run.workers.count > 1:
         facts["workers"] = run.workers.count  # each draws its own dropout masks
-    if base.own is not None:
-        base.own.see(run.training_sequences)
+    base.see(run.training_sequences)
     rows = {} if run.regenerated is None else {"rows": run.regenerated.fingerprint()}
     content = run.content("backbone", rows, **facts)
     if config.run.backbone_checkpoint is not None:
@@ -76,7 +77,6 @@ def backbone_stage(run: Run) -> Backbone:
                     run.regenerated.table.save(folder / TRAINING_ROWS)
                 run.workers.train_backbone(config.chosen, folder, run.after_epoch)
                 artifact.found = run.finish(artifact)
-            personal = config.personalisation.personalize != "none"
             trainer = train_stage(
                 run,
                 artifact,
@@ -84,7 +84,7 @@ def backbone_stage(run: Run) -> Backbone:
                 lambda trainer: backbone_batches(run, base, trainer),
                 name=config.backbone,
                 identity=run.identity(config.backbone),
-                kind=PersonalizedTrainer if personal else RaTrainer,
+                kind=_trainer(config),
             )
     if config.personalisation.personalize != "none" and base.own is not None:
         run.trust = trust(run, base.own, sequence_batches(config, run.training.prefixes, base.own))
@@ -94,8 +94,18 @@ def backbone_stage(run: Run) -> Backbone:
     return Backbone(base, trainer, digest(content))
 
 
+def _trainer(config: RaConfig) -> type[RaTrainer]:
+    """Return the class that trains the backbone."""
+    if config.backbone in CLOSED_FORM:
+        return ClosedFormTrainer
+    return RaTrainer if config.personalisation.personalize == "none" else PersonalizedTrainer
+
+
 def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any]:
     """Return the batches that a backbone is trained and validated on."""
+    valid = run.evaluation(run.splits.valid, base.trained)
+    if isinstance(trainer, ClosedFormTrainer):
+        return None, valid
     batches = train_batches(run.config, run.splits, base.own, run.training)
     if base.own is not None and run.config.regeneration.regenerate_epochs:
         originals = sequence_batches(run.config, run.train_rows, base.own)
@@ -103,7 +113,7 @@ def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any
     if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
         originals = sequence_batches(run.config, run.train_rows, base.own)
         trainer.personalise(run.config.personalisation, batches.prefixes, originals)
-    return batches, run.evaluation(run.splits.valid, base.trained)
+    return batches, valid
 
 
 def train_part(
@@ -129,8 +139,7 @@ def train_part(
         run.regenerated = RegeneratedDataset(splits.train, SequenceTable.load(folder / TRAINING_ROWS))
     seed_everything(config)
     base = build_base(config, splits)
-    if base.own is not None:
-        base.own.see(run.training_sequences)
+    base.see(run.training_sequences)
     rank, world = dist.get_rank(), dist.get_world_size()
     trainer = build_trainer(
         run,
@@ -155,7 +164,13 @@ def given_backbone(run: Run, base: Base, path: Path) -> RaTrainer:
     run.reused.append("backbone")
     run.say(f"backbone: loaded {path}")
     trainer = build_trainer(
-        run, "backbone", base.trained, path.parent, name=config.backbone, identity=identity
+        run,
+        "backbone",
+        base.trained,
+        path.parent,
+        name=config.backbone,
+        identity=identity,
+        kind=ClosedFormTrainer if config.backbone in CLOSED_FORM else RaTrainer,
     )
     trainer.history = content["history"]
     return trainer

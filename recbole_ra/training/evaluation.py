@@ -44,15 +44,31 @@ def ranks(
     tuple of int64 Tensor, shape [B]
     """
     wanted = scores.gather(1, targets[:, None])
-    unmasked = _at_least(scores[:, 1:], wanted) - 1
+    unmasked = at_least(scores[:, 1:], wanted) - 1
     above = scores[history_row, history_item] >= wanted[history_row, 0]
-    masked = unmasked - torch.zeros_like(unmasked).index_add_(0, history_row, above.long())
-    repeated = torch.zeros_like(unmasked, dtype=torch.bool)
+    return unmasked, without_history(unmasked, above, targets, history_row, history_item)
+
+
+def without_history(
+    unmasked: Tensor, above: Tensor, targets: Tensor, history_row: Tensor, history_item: Tensor
+) -> Tensor:
+    """Turn ranks among all items into those under ``masked``, [..., B] -> [..., B].
+
+    Parameters
+    ----------
+    unmasked : int64 Tensor, shape [..., B]
+    above : bool Tensor, shape [..., H]
+        Which items of the history are counted in ``unmasked``.
+    targets, history_row, history_item
+        As :func:`ranks` takes them.
+    """
+    masked = unmasked - torch.zeros_like(unmasked).index_add_(-1, history_row, above.long())
+    repeated = torch.zeros_like(targets, dtype=torch.bool)
     repeated[history_row[history_item == targets[history_row]]] = True
-    return unmasked, masked.masked_fill(repeated, MISSED)
+    return masked.masked_fill(repeated, MISSED)
 
 
-def _at_least(scores: Tensor, wanted: Tensor) -> Tensor:
+def at_least(scores: Tensor, wanted: Tensor) -> Tensor:
     """Count each row's scores that reach its ``wanted``, shape [B, 1].
 
     In blocks that stay in the cache, and counted as floats, which are exact up to 2^24 and summed many
@@ -159,16 +175,21 @@ def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
     rank : int64 Tensor, shape [rows]
         Counted from 0.
     """
-    name, _, cut = metric.partition("@")
+    name, cut = metric.partition("@")[0], cut_of(metric)
     place = rank.numpy().astype(np.float64)
-    inside = place < (int(cut) if cut else 10)
+    inside = place < cut
     if name in ("recall", "hit"):
         return inside.astype(np.float64)
     if name in ("mrr", "map"):
         return np.where(inside, 1 / (place + 1), 0.0)
     if name == "precision":
-        return inside / float(cut)
+        return inside / cut
     return np.where(inside, 1 / np.log2(place + 2), 0.0)
+
+
+def cut_of(metric: str) -> int:
+    """Return the rank from which on :func:`of_rows` gives nothing; 10 where a metric names none."""
+    return int(metric.partition("@")[2] or 10)
 
 
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def sequence_batches(config: RaConfig, rows: Prefixes, backbone: Backbone) -> Se
         rows,
         batch_size=config["train_batch_size"],
         targets_per_pass=config.feed.targets_per_pass if backbone.causal else 1,
-        n_groups=config.feed.length_groups,
+        n_groups=config.feed.length_groups or (8 if config.torch_device.type == "cpu" else 1),
         seed=config.seed_value,
         with_positives=backbone.needs_positives,
         batch_of=config.feed.batch_of,

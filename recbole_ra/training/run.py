@@ -212,8 +212,9 @@ class Run:
             metric = split_metric(str(self.config["valid_metric"]))[1]
             measures = (metric, f"masked_{metric}", *shown)
             valid = "".join(f"valid {name} {entry[name]:.4f}, " for name in measures if name in entry)
+            ridge = f" (ridge {entry['ridge']:g})" if "ridge" in entry else ""
             self.say(
-                f"{entry['stage']} epoch {entry['epoch']}: loss {entry['loss']:.4f}, {valid}"
+                f"{entry['stage']} epoch {entry['epoch']}{ridge}: loss {entry['loss']:.4f}, {valid}"
                 f"{entry['seconds']:.1f} s"
             )
         self.report_epochs([entry])

@@ -13,10 +13,11 @@ from recbole.utils import get_model, init_seed
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.data.dataset import Fields, Splits
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.recbole_models import RecBoleRecommender
 from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
-from recbole_ra.models.registry import BACKBONES
+from recbole_ra.models.registry import BACKBONES, CLOSED_FORM
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.declared import FeedSettings, OptimSettings
 
@@ -46,6 +47,13 @@ class Base:
 
     trained: Any
     own: Backbone | None
+
+    def see(self, sequences: SequenceTable) -> None:
+        """Show a model of ours the sequences that it will be trained on."""
+        if self.own is not None:
+            self.own.see(sequences)
+        elif type(self.trained) in CLOSED_FORM.values():
+            self.trained.see(sequences)
 
     def recommender(self, splits: Splits, fields: Fields) -> SequentialModel:
         """Return the trained backbone as a recommender with states and an item table."""
@@ -77,6 +85,9 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
         if config.personalisation.personalize != "none":
             backbone.personalise()
         return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
+    if config.backbone in CLOSED_FORM:
+        solved = CLOSED_FORM[config.backbone](splits.whole.item_num, Fields.of(config))
+        return Base(solved.to(config.torch_device), None)
     train = splits.train
     if config.backbone in READS_EXPANDED_ROWS:
         train = train.copy(train[np.arange(len(train))])

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
+from recbole_ra.models.recommenders import BackboneRecommender
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
     RESUMED,
@@ -165,6 +166,8 @@ class RaTrainer(Trainer):
 
         self._steps = len(train_data)
         started = perf_counter()
+        if isinstance(self.model, BackboneRecommender):
+            self.model.begin_epoch(epoch_idx)
         with bar:
             total = super()._train_epoch(bar, epoch_idx, observed, show_progress=False)
         self._epoch_seconds = perf_counter() - started
@@ -207,17 +210,23 @@ class RaTrainer(Trainer):
         if self.on_epoch is not None:
             self.on_epoch({**entry, CHECKPOINT: str(self.last_file)})
 
-    def _state(self, epoch: int) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
+        """Return what every checkpoint holds."""
         return {
             "identity": self.identity,
             "settings": {key: repr(value) for key, value in sorted(self.config.final_config_dict.items())},
+            "history": self.history,
+            "state_dict": self.model.state_dict(),
+        }
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            **self._content(),
             "epoch": epoch,
             "cur_step": self.cur_step,
             "mark": self.patience.mark,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": None if self.best_valid_result is None else dict(self.best_valid_result),
-            "history": self.history,
-            "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 

@@ -15,7 +15,7 @@ import recbole_ra
 
 MODELS = ("SASRec", "DuoRec", "RaSASRec", "NARM", "RaNARM")
 VARIANTS = [f"RaSASRec {name}" for name in ("past", "lists", "knn", "gate", "bias")]
-VARIANTS += ["RaNARM all", "RaBERT4Rec", "SRGNN"]
+VARIANTS += ["RaNARM all", "RaBERT4Rec", "SRGNN", "InfiniteAE"]
 
 each_model = pytest.mark.parametrize("model", MODELS)
 

@@ -11,7 +11,7 @@ import torch
 
 import recbole_ra
 from recbole_ra.core.errors import RequestError
-from recbole_ra.retrieval.choice import use
+from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.memory import MemoryBank
 
 RETRIEVAL = ("RaSASRec", "RaNARM", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")

@@ -45,7 +45,12 @@ def test_state_bias_is_affine() -> None:
 def backbone(kind: str) -> SASRec:
     torch.manual_seed(0)
     settings = SASRecSettings(
-        hidden_size=8, inner_size=16, n_layers=1, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+        hidden_size=8,
+        inner_size=16,
+        n_layers=1,
+        hidden_dropout_prob=0.0,
+        attn_dropout_prob=0.0,
+        positions="start",
     )
     made = SASRec(12, 6, settings)
     made.learn_history_bias(kind)

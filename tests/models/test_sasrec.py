@@ -43,6 +43,7 @@ def pair(
     config = tiny_config(
         "SASRec",
         layout="recbole",
+        label_smoothing=0.0,
         positions="start",
         inner_size=256,
         n_layers=n_layers,

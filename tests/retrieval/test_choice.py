@@ -16,13 +16,15 @@ import torch
 
 from recbole_ra.data.dataset import Fields
 from recbole_ra.models.history import HistoryBias
-from recbole_ra.retrieval import choice
-from recbole_ra.retrieval.choice import Candidate, Choice, Step, choose, use
+from recbole_ra.retrieval import held_out
+from recbole_ra.retrieval.choice import Candidate, Choice, Step, choose
 from recbole_ra.retrieval.comparison import _by_size, compare
 from recbole_ra.retrieval.finetuning import cached
+from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.mixture import NeighbourMixture
 from recbole_ra.retrieval.neighbours import Queries
-from recbole_ra.retrieval.recommender import Memories, RetrievalRecommender
+from recbole_ra.retrieval.recommender import RetrievalRecommender
+from recbole_ra.retrieval.retrieved import Memories
 from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, of_rows, ranks
 from recbole_ra.training.loaders import EvalBatches
 
@@ -68,7 +70,7 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
     tiny_config: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choice, "CPU_BLOCK_ELEMENTS", 200)  # blocks of four rows
+    monkeypatch.setattr(held_out, "CPU_BLOCK_ELEMENTS", 200)  # blocks of four rows
     model, split = make(fusion=fusion, history_bias=history_bias), tiny_splits.valid
     weights = weights_of(fusion)
     found = choose(model, batches(model, split), "masked_ndcg@10", weights)
@@ -147,7 +149,7 @@ def test_a_mixture_of_two_distributions(monkeypatch: pytest.MonkeyPatch) -> None
     cosines = torch.tensor([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]], dtype=torch.float64)
     valid = torch.tensor([[True, True, True], [False, False, False]])
     mixture = NeighbourMixture(0.8, 0.1)
-    query, memories = SimpleNamespace(states=None), Memories(None, items, None, valid)
+    query, memories = SimpleNamespace(states=None), Memories(None, None, None, items, valid)
     monkeypatch.setattr(Memories, "cosines", lambda self, states: cosines)
     shares = mixture.shares(query, memories)
     found = mixture.offsets(scores, *shares).add_to(scores.clone()).softmax(1)

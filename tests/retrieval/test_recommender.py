@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_ra.retrieval.recommender import RaftBatch, RaftBatches, Retrieved
+from recbole_ra.retrieval.recommender import RaftBatch, RaftBatches
+from recbole_ra.retrieval.retrieved import Retrieved
 
 
 def test_predict_is_full_sort_predict(make: Callable[..., Any], tiny_splits: Any) -> None:

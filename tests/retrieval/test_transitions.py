@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.retrieval.bank import memories_of, recent_items
-from recbole_ra.retrieval.choice import use
+from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.transitions import DAMPING, MEMORY_DECAY, RECENT, Transitions
 
 N_ITEMS = 9

@@ -198,7 +198,8 @@ def test_later_files_win_and_the_call_over_all(tmp_path: Path, tiny: Path) -> No
     config = RaConfig("SASRec", "tiny", files, {"train_batch_size": 3, "data_path": str(tiny)})
     assert (config["epochs"], config["seed"], config["train_batch_size"]) == (1, 2, 3)
     assert config["eval_batch_size"] == 1024  # ours
-    assert config["weight_decay"] == 0.0  # RecBole's
+    assert config["weight_decay"] == 1e-4  # the model's
+    assert config["eval_step"] == 1  # RecBole's
 
 
 def test_model_and_dataset_may_come_from_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from recbole_ra.data.batching import SequenceBatches
 from recbole_ra.data.dataset import Fields, Splits
-from recbole_ra.retrieval.recommender import Retrieved
+from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.training.loaders import EvalBatches, cut_rows, train_batches
 from recbole_ra.training.setup import build_base
 

@@ -94,7 +94,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(settings: dict[str, Any
     [
         ({"personalize": "bilevel"}, "no row of personalize_origins='pattern\\+regenerated' trains"),
         ({"personalize": "bilevel", "personalize_origins": "patern"}, "did you mean 'pattern'"),
-        ({"regenerate": "patterns+", "model": "NARM"}, "NARM is RecBole's"),
+        ({"regenerate": "patterns+", "model": "NARM"}, "NARM is none of them"),
         ({"regenerate": "patterns+", "workers": 2}, "use one worker"),
         ({"regenerate": "patterns+", "regenerate_origins": "original"}, "no row of personalize_origins"),
     ],
