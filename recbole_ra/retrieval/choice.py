@@ -1,6 +1,7 @@
 """How much the memories may say: chosen on validation, and nothing unless it is better than the backbone.
 
-One weight after another is chosen, each with the others as they are by then. What a candidate is worth on the
+One weight after another is chosen, each with the others as they are by then, and at last the first one again.
+What a candidate is worth on the
 held-out rows is measured in ``candidates.py``, all those of a round together.
 """
 
@@ -104,11 +105,17 @@ class Choice:
     ----------
     metric, protocol : str
     steps : list of Step
+        The last one of a weight counts.
     """
 
     metric: str
     protocol: str
     steps: list[Step]
+
+    @property
+    def final(self) -> list[Step]:
+        """The last step of each weight."""
+        return list({step.weight: step for step in self.steps}.values())
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -118,7 +125,7 @@ class Choice:
     @property
     def keeps_backbone(self) -> bool:
         """Whether no step was better than the backbone."""
-        return all(step.keeps for step in self.steps)
+        return all(step.keeps for step in self.final)
 
     def backbone_epoch(self, stage: str) -> dict[str, Any]:
         """Return the backbone as the epoch before the first of a history."""
@@ -131,13 +138,13 @@ class Choice:
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
-        found = {step.weight: self._about(step) for step in self.steps}
+        found = {step.weight: self._about(step) for step in self.final}
         if self.keeps_backbone:
             best = "; ".join(found.values())
             return f"the backbone was kept: memories do not help beyond two standard errors (best {best})"
-        helping = "; ".join(found[step.weight] for step in self.steps if not step.keeps)
+        helping = "; ".join(found[step.weight] for step in self.final if not step.keeps)
         idle = "; ".join(
-            f"{found[step.weight]}, not beyond two standard errors" for step in self.steps if step.keeps
+            f"{found[step.weight]}, not beyond two standard errors" for step in self.final if step.keeps
         )
         return f"memories help: {helping}" + (f" (left at 1: best {idle})" if idle else "")
 
@@ -200,13 +207,15 @@ def choose(
         As :func:`split_metric` reads it: under which protocol to choose, or under the mean of both.
     weights : sequence of str
         ``mixture_weight`` and ``alpha`` in the order in which they are chosen. Those that come later are 1
-        meanwhile.
+        meanwhile; the first is chosen once more where a later one moved.
     """
     recommender.eval()
     protocol, metric = split_metric(valid_metric)
-    steps = []
+    steps: list[Step] = []
     use(recommender, dict.fromkeys(weights, 1.0))
-    for weight in weights:
+    for nth, weight in enumerate((*weights, *weights[:1])):
+        if nth == len(weights) and all(step.keeps for step in steps[1:]):
+            break
         candidates: list[Candidate] = []
         before: dict[str, np.ndarray] = {}
         best = None

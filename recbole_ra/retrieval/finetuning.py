@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +19,7 @@ from recbole_ra.data.dataset import CompactDataset, Fields
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
-from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows
+from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows, extend_bank
 from recbole_ra.retrieval.choice import Choice, choose
 from recbole_ra.retrieval.fusion import Fusion
 from recbole_ra.retrieval.held_out import use
@@ -85,12 +86,15 @@ def raft_stage(
         return train, validation()
 
     def choose_weight(trainer: RaTrainer) -> None:
-        held_out = validation() if config.chosen_weights else None
-        if held_out is not None:
-            clock = perf_counter()
+        if not config.chosen_weights or not len(run.splits.valid):
+            return
+        clock = perf_counter()
+        if everything:
+            renew_bank(run, mined, recommender)
+        with as_at_the_test(run, recommender) as held_out:
             choice = choose(recommender, held_out, str(config["valid_metric"]), config.chosen_weights)
-            write_json(trainer.folder / CHOICE, choice.as_json())
-            run.seconds["choice"] = perf_counter() - clock
+        write_json(trainer.folder / CHOICE, choice.as_json())
+        run.seconds["choice"] = perf_counter() - clock
 
     content = run.content(
         "raft", {"backbone": backbone.key, "bank": memory.key}, chosen_weights=config.chosen_weights
@@ -117,6 +121,28 @@ def raft_stage(
     run.history.extend(trainer.history)
     run.seconds["raft"] = perf_counter() - started
     return Raft(recommender, trainer, choice)
+
+
+@contextlib.contextmanager
+def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[EvalBatches]:
+    """Yield the validation rows; meanwhile the bank has the pairs of the others, if the test will have them.
+
+    A row's own pair is no memory of it: neighbours must be older than the row, and transitions leave it out.
+    """
+    split, bank = run.splits.valid, recommender.bank
+    extends = run.config.bank.extend_with_validation
+    if extends:
+        recommender.set_bank(bank.copy())
+        extend_bank(run, recommender)
+    found = retrieve_rows(run, recommender, split)
+    assert found is not None, "there are validation rows"
+    if extends:
+        found.followed = torch.from_numpy(split.prefixes.targets)
+    batches = run.evaluation(split, recommender, cached(recommender, split, found))
+    assert batches is not None, "there are validation rows"
+    yield batches
+    if extends:
+        recommender.set_bank(bank)
 
 
 def renew_bank(run: Run, mined: MinedPatterns, recommender: RetrievalRecommender) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,15 @@ class Index:
             if self._searcher is None:
                 self._searcher = self._trained_ivf(unit)
             self._searcher.add(unit)
+
+    def copy(self) -> Index:
+        """Return an index of its own with the same vectors."""
+        made = copy.copy(self)
+        if isinstance(self._searcher, TorchFlatIP):
+            made._searcher = copy.copy(self._searcher)  # adding makes its tensor anew
+        elif self._searcher is not None:
+            made._searcher = faiss.clone_index(self._searcher)
+        return made
 
     def replace(self, keys: NDArray[np.floating[Any]]) -> None:
         """Store other raw vectors in place of all, with ids from 0; trained lists stay as they are."""

@@ -108,6 +108,10 @@ class MemoryBank:
         """What is kept of each memory, by name: the arrays that :meth:`add` takes."""
         return {name: getattr(self, name) for name in _DTYPES}
 
+    def copy(self) -> MemoryBank:
+        """Return a bank of its own with the same memories; columns are shared until either grows."""
+        return MemoryBank(**self.columns, index=self.index.copy())
+
     def add(
         self,
         keys: Floats,

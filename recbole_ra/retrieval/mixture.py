@@ -118,13 +118,13 @@ class TransitionMixture(Mixture):
     def shares(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor]:
         """Return ``log p_memories``; as many items as have a vote."""
         transitions, voters = self._votes(query)
-        items, shares = transitions.shares(voters, float(self.sharpness))
+        items, shares = transitions.shares(voters, float(self.sharpness), query.followed)
         return items, shares.log()
 
     def listed(self, query: Retrieved, memories: Memories) -> tuple[Tensor, Tensor, Tensor]:
         """As of any mixture, without the padding of rows with fewer votes."""
         transitions, voters = self._votes(query)
-        row, items, shares = transitions.listed(voters, float(self.sharpness))
+        row, items, shares = transitions.listed(voters, float(self.sharpness), query.followed)
         return row, items, shares.log()
 
     def names(self, query: Retrieved, memories: Memories, items: Tensor) -> Tensor:

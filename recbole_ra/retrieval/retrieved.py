@@ -30,6 +30,8 @@ class Retrieved(Movable):
         are mixed in.
     voters : int64 Tensor, shape [B, L], optional
         Items whose transitions count; by default those of the history.
+    followed : int64 Tensor, shape [B], optional
+        What followed each row, where the bank remembers that: a row's own memory says nothing to it.
     """
 
     states: Tensor
@@ -37,6 +39,7 @@ class Retrieved(Movable):
     valid: Tensor
     histories: Tensor | None = None
     voters: Tensor | None = None
+    followed: Tensor | None = None
 
     @classmethod
     def of(cls, states: Tensor, neighbours: Neighbours) -> Retrieved:
@@ -49,7 +52,8 @@ class Retrieved(Movable):
     def __getitem__(self, rows: Any) -> Retrieved:
         histories = None if self.histories is None else self.histories[rows]
         voters = None if self.voters is None else self.voters[rows]
-        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories, voters)
+        followed = None if self.followed is None else self.followed[rows]
+        return Retrieved(self.states[rows], self.ids[rows], self.valid[rows], histories, voters, followed)
 
     def without_memories(self) -> Retrieved:
         """The same states, as if nothing had been retrieved."""

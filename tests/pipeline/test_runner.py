@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_ra import Result, load, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
+from recbole_ra.retrieval import finetuning
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -323,3 +325,27 @@ def test_the_callback_sees_validation_only(settings: dict[str, Any]) -> None:
     best = result.best_epochs("mean_ndcg@10", bigger=True)["SASRec"]
     assert seen[best]["mean_ndcg@10"] == max(entry["mean_ndcg@10"] for entry in seen)
     assert seen[best]["ndcg@10"] == result.valid["unmasked"]["ndcg@10"]
+
+
+def test_weights_are_chosen_as_the_test_is_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation pairs of the others are memories then, a row's own is not; nothing of it stays."""
+    seen: dict[str, Any] = {}
+
+    def choose(recommender: Any, held_out: Any, *rest: Any) -> Any:
+        train = len(recommender.bank) - len(held_out.dataset)
+        for batch in held_out:
+            query, rows = batch.query, torch.from_numpy(batch.rows)
+            assert (query.followed == batch.targets).all()
+            later = (query.ids >= train) & query.valid
+            seen["later"] = seen.get("later", 0) + int(later.sum())
+            assert not (later & (query.ids - train == rows[:, None])).any()
+        seen["bank"] = len(recommender.bank)
+        return chosen(recommender, held_out, *rest)
+
+    chosen = finetuning.choose
+    monkeypatch.setattr(finetuning, "choose", choose)
+    result = run("RaSASRec", **settings, say=silent)
+    assert seen["bank"] == result.memory["memories_at_test"] > result.memory["memories"]
+    assert seen["later"] > 0

@@ -57,6 +57,18 @@ def test_adding_equals_building_at_once(kind: str) -> None:
     assert_equal(grown, MemoryBank.build(*whole, index_kind=kind, seed=0))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_grows_by_itself(kind: str) -> None:
+    bank, before, further = bank_of(300, kind), bank_of(300, kind), columns(40, seed=1)
+    copied = bank.copy()
+    copied.add(*further)
+    assert (len(bank), len(copied)) == (300, 340)
+    assert_equal(bank, before)
+    query = further[0][:5]
+    assert (bank.index.search(query, 10)[1] == before.index.search(query, 10)[1]).all()
+    assert (copied.index.search(query, 1)[1][:, 0] == np.arange(300, 305)).all()
+
+
 def test_one_by_one_equals_at_once_and_columns_that_were_handed_out_stay() -> None:
     whole = columns(90)
     grown = MemoryBank.build(*(column[:50] for column in whole), index_kind="Flat", seed=0)

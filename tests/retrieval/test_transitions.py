@@ -68,6 +68,24 @@ def test_votes_are_those_of_all_memories_as_neighbours(
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+@given(histories, st.sampled_from([0.4, 1.0]), st.data())
+def test_a_row_that_is_a_memory_itself_is_left_out(
+    memories: list[list[int]], decay: float, data: st.DataObject
+) -> None:
+    """As if it were not there, for each row by itself."""
+    values = [data.draw(st.integers(1, N_ITEMS - 1)) for _ in memories]
+    recent = padded(memories, RECENT).astype(np.int32)
+    transitions = Transitions(recent, np.array(values), N_ITEMS)
+    rows = padded([memory[::-1] for memory in memories], 6)
+    items, shares = transitions.shares(torch.from_numpy(rows), decay, torch.tensor(values))
+    for row in range(len(memories)):
+        others = np.delete(recent, row, 0), np.delete(np.array(values), row)
+        expected = Transitions(*others, N_ITEMS).shares(torch.from_numpy(rows[row : row + 1]), decay)
+        wanted = {int(item): float(share) for item, share in zip(*(x[0] for x in expected), strict=True)}
+        found = {int(item): float(share) for item, share in zip(items[row], shares[row], strict=True) if item}
+        assert found == pytest.approx(wanted, abs=1e-6)
+
+
 def test_an_item_that_never_voted() -> None:
     items, shares = Transitions(np.array([[1]], np.int32), np.array([2]), 4).shares(
         torch.tensor([[3, 0], [1, 0]]), 0.5
