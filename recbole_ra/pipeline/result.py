@@ -15,10 +15,9 @@ from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_
 from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
 from recbole_ra.report.tables import metrics_table, render
-from recbole_ra.retrieval.choice import Choice
 from recbole_ra.retrieval.finetuning import RAFT
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.evaluation import PROTOCOLS
+from recbole_ra.training.evaluation import PROTOCOLS, flat_result
 
 
 @dataclass
@@ -90,10 +89,8 @@ class Result:
         write_bytes(folder / "table.txt", self.table().encode())
         name = split_metric(metric)[1]
         if any(metric in entry for entry in self.history):
-            choice = self.memory.get("choice")
-            before = [] if choice is None else [Choice.of_json(choice).backbone_epoch(RAFT)]
             learning_curve(
-                [*self.history, *before],
+                [*self.history, *self._before_finetuning()],
                 folder / "learning_curve.png",
                 metric=metric,
                 best_epoch=self.best_epochs(metric, bigger=bigger),
@@ -102,6 +99,12 @@ class Result:
             )
 
         self._draw_retrieval(folder)
+
+    def _before_finetuning(self) -> list[dict[str, Any]]:
+        """Return the backbone as the epoch before the first of fine-tuning, where both were measured."""
+        if not self.backbone_valid or all(entry["stage"] != RAFT for entry in self.history):
+            return []
+        return [{"stage": RAFT, "epoch": -1, **flat_result(self.backbone_valid)}]
 
     def _draw_retrieval(self, folder: Path) -> None:
         """Draw how much the memories may say, and for whom they helped."""

@@ -197,9 +197,10 @@ def check_bank_size(run: Run, mined: MinedPatterns) -> None:
     check_enough(run.config.raft.n_neighbors, memories, source)
 
 
-def extend_bank(run: Run, recommender: RetrievalRecommender) -> None:
-    """Add the validation pairs: a dynamic memory takes new interactions without training."""
+def extend_bank(run: Run, recommender: RetrievalRecommender, states: torch.Tensor | None = None) -> None:
+    """Add the validation pairs, whose states may be known: a dynamic memory takes them without training."""
     if not len(run.splits.valid):
         return
-    states = encode_rows(run, recommender.base, run.splits.valid)
+    if states is None:
+        states = encode_rows(run, recommender.base, run.splits.valid)
     recommender.remember(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))

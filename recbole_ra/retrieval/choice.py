@@ -1,7 +1,6 @@
 """How much the memories may say: chosen on validation, and nothing unless it is better than the backbone.
 
-One weight after another is chosen, each with the others as they are by then, and at last the first one again.
-What a candidate is worth on the
+One weight after another is chosen, each with the others as they are by then. What a candidate is worth on the
 held-out rows is measured in ``candidates.py``, all those of a round together.
 """
 
@@ -105,17 +104,11 @@ class Choice:
     ----------
     metric, protocol : str
     steps : list of Step
-        The last one of a weight counts.
     """
 
     metric: str
     protocol: str
     steps: list[Step]
-
-    @property
-    def final(self) -> list[Step]:
-        """The last step of each weight."""
-        return list({step.weight: step for step in self.steps}.values())
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -125,26 +118,17 @@ class Choice:
     @property
     def keeps_backbone(self) -> bool:
         """Whether no step was better than the backbone."""
-        return all(step.keeps for step in self.final)
-
-    def backbone_epoch(self, stage: str) -> dict[str, Any]:
-        """Return the backbone as the epoch before the first of a history."""
-        value = self.steps[0].candidates[0].value
-        found = {
-            name if name == "unmasked" else f"{name}_{self.metric}": part for name, part in value.items()
-        }
-        found[self.metric] = found.pop("unmasked")
-        return {"stage": stage, "epoch": -1, **found}
+        return all(step.keeps for step in self.steps)
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
-        found = {step.weight: self._about(step) for step in self.final}
+        found = {step.weight: self._about(step) for step in self.steps}
         if self.keeps_backbone:
             best = "; ".join(found.values())
             return f"the backbone was kept: memories do not help beyond two standard errors (best {best})"
-        helping = "; ".join(found[step.weight] for step in self.final if not step.keeps)
+        helping = "; ".join(found[step.weight] for step in self.steps if not step.keeps)
         idle = "; ".join(
-            f"{found[step.weight]}, not beyond two standard errors" for step in self.final if step.keeps
+            f"{found[step.weight]}, not beyond two standard errors" for step in self.steps if step.keeps
         )
         return f"memories help: {helping}" + (f" (left at 1: best {idle})" if idle else "")
 
@@ -206,16 +190,14 @@ def choose(
     valid_metric : str
         As :func:`split_metric` reads it: under which protocol to choose, or under the mean of both.
     weights : sequence of str
-        ``mixture_weight`` and ``alpha`` in the order in which they are chosen. Those that come later are 1
-        meanwhile; the first is chosen once more where a later one moved.
+        ``alpha`` and ``mixture_weight`` in the order in which they are chosen. Those that come later are 1
+        meanwhile.
     """
     recommender.eval()
     protocol, metric = split_metric(valid_metric)
     steps: list[Step] = []
     use(recommender, dict.fromkeys(weights, 1.0))
-    for nth, weight in enumerate((*weights, *weights[:1])):
-        if nth == len(weights) and all(step.keeps for step in steps[1:]):
-            break
+    for weight in weights:
         candidates: list[Candidate] = []
         before: dict[str, np.ndarray] = {}
         best = None

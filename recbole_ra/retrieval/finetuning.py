@@ -10,11 +10,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import read_made, write_json
+from recbole_ra.core.seeding import stream
 from recbole_ra.data.dataset import CompactDataset, Fields
 from recbole_ra.data.table import IntArray
 from recbole_ra.models.recommenders import SequentialModel
@@ -38,6 +40,9 @@ from recbole_ra.training.trainer import RaTrainer
 
 RAFT = "RAFT"  # the stage's name in a history
 CHOICE = "choice.json"
+
+CHOSEN_ON = 10_000
+"""Validation rows on which weights are chosen, at most."""
 
 
 @dataclass
@@ -128,17 +133,20 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
     """Yield the validation rows; meanwhile the bank has the pairs of the others, if the test will have them.
 
     A row's own pair is no memory of it: neighbours must be older than the row, and transitions leave it out.
+    Of many rows some are drawn, so that the choice costs the same for any number of users.
     """
     split, bank = run.splits.valid, recommender.bank
     extends = run.config.bank.extend_with_validation
+    states = encode_rows(run, recommender.base, split)
     if extends:
         recommender.set_bank(bank.copy())
-        extend_bank(run, recommender)
-    found = retrieve_rows(run, recommender, split)
-    assert found is not None, "there are validation rows"
+        extend_bank(run, recommender, states)
+    drawn = stream(run.config.seed_value, "choice").permutation(len(split))[:CHOSEN_ON]
+    rows = np.sort(drawn)
+    found = recommender.retrieve(states[rows], Queries.of(split.prefixes[rows]))
     if extends:
-        found.followed = torch.from_numpy(split.prefixes.targets)
-    batches = run.evaluation(split, recommender, cached(recommender, split, found))
+        found.followed = torch.from_numpy(split.prefixes.targets[rows])
+    batches = run.evaluation(split, recommender, cached(recommender, split, found, rows), only=rows)
     assert batches is not None, "there are validation rows"
     yield batches
     if extends:
@@ -165,13 +173,16 @@ def retrieve_rows(run: Run, recommender: RetrievalRecommender, split: CompactDat
 
 
 def cached(
-    recommender: RetrievalRecommender, split: CompactDataset, found: Retrieved
+    recommender: RetrievalRecommender, split: CompactDataset, found: Retrieved, known: IntArray | None = None
 ) -> Callable[[IntArray], Retrieved]:
-    """Return what looks up rows whose neighbours are known, with their histories where these count."""
+    """Return what looks up rows whose neighbours are known, with their histories where these count.
+
+    ``known``, in order, are the rows of the split that were found; by default all.
+    """
     prefixes = split.prefixes
 
     def look_up(rows: IntArray) -> Retrieved:
-        some = found[torch.from_numpy(rows)]
+        some = found[torch.from_numpy(rows if known is None else np.searchsorted(known, rows))]
         if recommender.needs_histories:
             some.histories = torch.from_numpy(prefixes[rows].items())
         return some

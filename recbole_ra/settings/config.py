@@ -258,7 +258,7 @@ class RaConfig(Config):
     @property
     def chosen_weights(self) -> tuple[str, ...]:
         """Weights of memories that are chosen on validation, in that order; one that the user gave stays."""
-        there = (("mixture_weight", self.raft.mixes), ("alpha", self.raft.fuses))
+        there = (("alpha", self.raft.fuses), ("mixture_weight", self.raft.mixes))
         return tuple(
             name for name, used in there if self.raft.choose_weights and used and name not in self._user_keys
         )

@@ -99,6 +99,8 @@ class EvalBatches:
         an ``Interaction``.
     before : callable, optional
         Called as each pass begins.
+    only : int64 array, shape [R], optional
+        Rows of the split that take part; by default all.
     """
 
     def __init__(
@@ -110,13 +112,14 @@ class EvalBatches:
         trim: bool,
         query: Callable[[IntArray], Any] | None = None,
         before: Callable[[], None] | None = None,
+        only: IntArray | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.before = before
         self.query = query or functools.partial(cut_rows, dataset, fields=fields, trim=trim)
         self.prefixes = dataset.prefixes
-        self.order = by_length(self.prefixes)
+        self.order = by_length(self.prefixes) if only is None else only[by_length(self.prefixes[only])]
         self.targets = torch.from_numpy(self.prefixes.targets)
 
     def __len__(self) -> int:

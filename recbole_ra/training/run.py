@@ -181,10 +181,11 @@ class Run:
         model: Any,
         query: Callable[[IntArray], Any] | None = None,
         before: Callable[[], None] | None = None,
+        only: IntArray | None = None,
     ) -> EvalBatches | None:
         """Make the evaluation batches of a split for a model, or None if it is empty.
 
-        ``query`` and ``before`` as :class:`EvalBatches` takes them.
+        ``query``, ``before`` and ``only`` as :class:`EvalBatches` takes them.
         """
         if len(split) == 0:
             return None
@@ -196,6 +197,7 @@ class Run:
             trim=trim,
             query=query,
             before=before,
+            only=only,
         )
 
     def after_epoch(self, entry: Mapping[str, Any], shown: Iterable[str] = ()) -> None:

@@ -216,24 +216,6 @@ def test_what_is_said_of_a_choice() -> None:
     about = f"memories help: mixture_weight 0.8, decay 0.6: {gains}"
     assert both.said().startswith(f"{about} (left at 1: best alpha 0.5: ")
     assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {gains}"
-    dropped = dataclasses.replace(mixed, chosen={"mixture_weight": 1.0, "decay": 0.6})
-    again = Choice("ndcg@10", "unmasked", [mixed, used, dropped])  # the last step of a weight counts
-    assert again.chosen == {"mixture_weight": 1.0, "decay": 0.6, "alpha": 0.5}
-    assert again.said().startswith(f"memories help: alpha 0.5: {gains} (left at 1: best mixture_weight 0.8")
-    assert Choice("ndcg@10", "unmasked", [mixed, kept, dropped]).keeps_backbone
-
-
-def test_the_backbone_is_the_epoch_before_the_first(make: Callable[..., Any], tiny_splits: Any) -> None:
-    model = make()
-    found = choose(model, batches(model, tiny_splits.valid), "mean_ndcg@10", ["alpha"])
-    value = found.steps[0].candidates[0].value
-    assert found.backbone_epoch("RAFT") == {
-        "stage": "RAFT",
-        "epoch": -1,
-        "ndcg@10": value["unmasked"],
-        "masked_ndcg@10": value["masked"],
-        "mean_ndcg@10": value["mean"],
-    }
 
 
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:
