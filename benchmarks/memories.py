@@ -1,0 +1,181 @@
+"""Whether other memories help: patterns without their own user, recent neighbours, several targets ahead.
+
+    python benchmarks/memories.py --dataset=amazon-beauty --variants=patterns --memory_source=patterns
+    python benchmarks/memories.py --dataset=amazon-beauty --variants=recency:0.02,ahead:2
+
+- ``patterns``: a mined pattern that has the least support only with the query's own user, by an occurrence
+  that ends at the query's target or after it, is forbidden to the query.
+- ``recency:x``: of three times as many neighbours those with the highest cosine, less x times the log of
+  one and the months between memory and query, are kept.
+- ``ahead:n``: a memory's value is the mean of the next n targets' vectors, each half as heavy as the one
+  before it; to its own user the memory is as late as the last of them.
+
+Each is fine-tuned as the package's memories are, all else equal. Printed are validation gains over the
+backbone with the best weight below 1, and over the package's memories, with their paired standard errors.
+Further words are settings, as on the command line; the default ``fusion`` here is ``raserec``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from honest_states import measured, said, valid_batches
+from numpy.typing import NDArray
+
+from recbole_ra.cli import parse_settings
+from recbole_ra.core.store import ArtifactStore
+from recbole_ra.data.dataset import Splits
+from recbole_ra.data.table import IntArray, SequenceTable
+from recbole_ra.regeneration.mining import MAX_LENGTH, _extend, _frequent
+from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.retrieval import neighbours, recommender, retrieved
+from recbole_ra.retrieval.bank import Memory, bank_stage
+from recbole_ra.retrieval.finetuning import raft_stage, retrieve_rows
+from recbole_ra.retrieval.neighbours import Neighbours, Queries
+from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.backbone import backbone_stage
+from recbole_ra.training.run import Run
+
+MONTH = 30 * 86_400
+
+
+def owners(table: SequenceTable, window: int, min_support: int) -> tuple[IntArray, IntArray, IntArray]:
+    """List the occurrences of patterns with the least support: pattern, sequence, place of the last item."""
+    end = np.repeat(table.offsets[1:], table.lengths)
+    sequence = np.repeat(np.arange(len(table)), table.lengths)
+    first = last = np.arange(len(table.items))
+    code, _, _ = _frequent(table.items.astype(np.int64), sequence, min_support)
+    before, found = 0, []
+    for _ in range(2, min(MAX_LENGTH, window) + 1):
+        alive = code >= 0
+        first, last, code = _extend(first[alive], last[alive], code[alive], end, window)
+        code, _, support = _frequent(code * table.n_items + table.items[last], sequence[first], min_support)
+        least = np.flatnonzero(code >= 0)
+        least = least[support[code[least]] == min_support]
+        owner = sequence[first[least]]
+        found.append((before + code[least], owner, last[least] - table.offsets[owner]))
+        before += len(support)
+    pattern, owner, place = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return pattern, owner, place
+
+
+@contextlib.contextmanager
+def patterns(run: Run, mined: MinedPatterns, memory: Memory, _: float) -> Iterator[None]:
+    """Forbid patterns that the query's own user makes frequent."""
+    settings, n = run.config.patterns, len(mined.patterns)
+    pattern, owner, place = owners(run.training_part.numbered, settings.window, settings.min_support)
+    key = run.training_part.sequences.users[owner] * n + pattern
+    order = np.lexsort((place, key))
+    key, first = np.unique(key[order], return_index=True)
+    place, start = place[order][first], len(memory.bank) - n
+    plain = neighbours._Search.may_see
+
+    def may_see(self: Any, rows: IntArray, ids: IntArray) -> NDArray[np.bool_]:
+        allowed = plain(self, rows, ids)
+        asked = self.users[rows, None] * n + (ids - start)
+        at = np.minimum(np.searchsorted(key, asked), len(key) - 1)
+        own = (ids >= start) & (key[at] == asked) & (place[at] >= self.lengths[rows, None])
+        return np.asarray(allowed & ~own)
+
+    with mock.patch.object(neighbours._Search, "may_see", may_see):
+        yield
+
+
+@contextlib.contextmanager
+def recency(run: Run, mined: MinedPatterns, memory: Memory, weight: float) -> Iterator[None]:
+    """Rank the nearest memories again by how recent they are."""
+    plain = neighbours.find_neighbours
+
+    def find(bank: Any, states: Any, queries: Queries, *, k: int, scope: str) -> Neighbours:
+        found = plain(bank, states, queries, k=3 * k, scope=scope)
+        assert queries.times is not None, "every data set has times"
+        age = np.log1p(np.abs(queries.times[:, None] - bank.times[found.ids]) / MONTH)
+        scores = np.where(found.valid, found.scores - weight * np.nan_to_num(age), -np.inf)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return Neighbours(
+            np.take_along_axis(found.ids, best, 1),
+            np.take_along_axis(found.valid, best, 1),
+            np.take_along_axis(found.scores, best, 1),
+        )
+
+    with mock.patch.object(recommender, "find_neighbours", find):
+        yield
+
+
+@contextlib.contextmanager
+def ahead(run: Run, mined: MinedPatterns, memory: Memory, n: float) -> Iterator[None]:
+    """Let memories tell several targets."""
+    rows, lengths = run.train_rows, memory.bank.lengths
+    assert len(rows) == len(memory.bank), "ahead asks for memory_source=enumerate"
+    last = np.zeros(int(rows.users.max()) + 1, dtype=np.int64)
+    np.maximum.at(last, rows.users, rows.position)
+    steps = np.arange(int(n))
+    inside = rows.position[:, None] + steps <= last[rows.users][:, None]
+    place = np.where(inside, rows.flat_position[:, None] + steps, 0)
+    items = torch.from_numpy(np.where(inside, rows.table.items[place], 0).astype(np.int64))
+    weights = torch.from_numpy((inside * 0.5**steps).astype(np.float32))
+    weights = (weights / weights.sum(1, keepdim=True))[..., None]
+
+    def values(self: Any) -> torch.Tensor:
+        return (self.table[items[self.ids]] * weights[self.ids]).sum(-2)
+
+    memory.bank.lengths = np.minimum(lengths + len(steps) - 1, last[rows.users])
+    with mock.patch.object(retrieved.Memories, "values", property(values)):
+        yield
+    memory.bank.lengths = lengths
+
+
+KINDS: dict[str, Callable[..., contextlib.AbstractContextManager[None]]] = {
+    "patterns": patterns,
+    "recency": recency,
+    "ahead": ahead,
+}
+
+
+def main() -> None:
+    """Compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", required=True)
+    given, words = parser.parse_known_args()
+    settings, files = parse_settings(words)
+    dataset = settings.pop("dataset", "ml-100k")
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = {"checkpoint_dir": folder, "show_progress": False, "state": "ERROR", "fusion": "raserec"}
+        config = RaConfig("RaSASRec", dataset, files, {**fixed, "reuse": False, **settings})
+        splits, store = Splits.load(config), ArtifactStore(Path(folder))
+        start = functools.partial(Run, config, splits, store, lambda line: None)
+        run = start()
+        mined = MinedPatterns(run)
+        backbone = backbone_stage(run)
+        base = backbone.recommender(run)
+        memory = bank_stage(run, mined, backbone, base)
+        found: dict[str, Any] = {}
+        for name in ("as they are", *given.variants.split(",")):
+            kind, _, number = name.partition(":")
+            changed = (
+                KINDS[kind](run, mined, memory, float(number or 0)) if found else contextlib.nullcontext()
+            )
+            one = start()
+            print(f"{dataset}, memory_source={config.bank.memory_source}, {name}", flush=True)
+            with changed:
+                raft = raft_stage(one, mined, backbone, base, memory)
+                rows = retrieve_rows(one, raft.recommender, splits.valid)
+                assert rows is not None, "validation rows are held out"
+                batches = valid_batches(one, raft.recommender, rows)
+                found[name] = measured(one, raft.recommender, batches, raft)
+            print(f"  over as they are: {said(found[name], found['as they are'])}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
