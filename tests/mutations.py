@@ -29,6 +29,13 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation(
+        "a row's own memory votes for it",
+        "retrieval/transitions.py",
+        "left = vote - np.where(is_own, own[rows], 0.0)",
+        "left = vote",
+        "tests/retrieval/test_transitions.py",
+    ),
+    Mutation(
         "extend_bank adds nothing",
         "retrieval/bank.py",
         "    recommender.remember(keys=states.numpy(), **memories_of(run.splits.valid.prefixes))",

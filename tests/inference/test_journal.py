@@ -77,15 +77,27 @@ def state(recommender: recbole_ra.Recommender) -> dict[str, Any]:
     spans = list(zip(table.offsets[:-1], table.offsets[1:], strict=True))
     assert recommender.memory is not None
     bank = recommender.memory.bank
-    brought = zip(bank.users, bank.lengths, bank.values, bank.keys.round(4).tolist(), strict=True)
+    brought = zip(bank.users, bank.lengths, bank.values, bank.keys, strict=True)
+    memories = sorted(
+        ((str(users[user]), int(n), int(item), key) for user, n, item, key in brought),
+        key=lambda memory: memory[:3],
+    )
     return {
         "histories": {
             users[number]: items[table.items[first:last]].tolist()
             for number, (first, last) in enumerate(spans)
             if number and users[number] is not None
         },
-        "memories": sorted((str(users[user]), int(n), int(item), key) for user, n, item, key in brought),
+        "memories": [memory[:3] for memory in memories],
+        "keys": np.array([memory[3] for memory in memories]),
     }
+
+
+def assert_same_state(one: recbole_ra.Recommender, other: recbole_ra.Recommender) -> None:
+    """Keys of one encoding and of several differ in their last bits."""
+    found, expected = state(one), state(other)
+    np.testing.assert_allclose(found.pop("keys"), expected.pop("keys"), atol=1e-4)
+    assert found == expected
 
 
 def some_changes(seed: int) -> list[Change]:
@@ -119,10 +131,10 @@ def test_a_journal_read_again_makes_what_was_made_before(
         elif change.forgotten in served.users:
             served.forget(change.forgotten)
     again = recbole_ra.load(run)
-    assert state(again) == state(served)
+    assert_same_state(again, served)
     journal.compact(served)
     assert (journal.changes, read_journal(served.folder).changes) == (0, [])
-    assert state(recbole_ra.load(run)) == state(served)
+    assert_same_state(recbole_ra.load(run), served)
 
 
 def test_what_is_known_already_changes_nothing(recommender: recbole_ra.Recommender) -> None:
@@ -130,7 +142,9 @@ def test_what_is_known_already_changes_nothing(recommender: recbole_ra.Recommend
     apply_changes(recommender, [change])
     before = state(recommender)
     apply_changes(recommender, [change, change])
-    assert state(recommender) == before
+    after = state(recommender)
+    assert (after.pop("keys") == before.pop("keys")).all()
+    assert after == before
 
 
 def test_forgetting_on_the_command_line_empties_the_journal_too(

@@ -133,10 +133,17 @@ def test_rows_that_harm_lose_weight(
     )
     torch.manual_seed(0)
     backbone = SASRec(
-        n + 3, 6, SASRecSettings(hidden_size=16, inner_size=16, hidden_dropout_prob=0, attn_dropout_prob=0)
+        n + 3,
+        6,
+        SASRecSettings(
+            hidden_size=16,
+            inner_size=16,
+            hidden_dropout_prob=0,
+            attn_dropout_prob=0,
+        ),
     )
     backbone.personalise()
-    config = tiny_config("SASRec", regenerate="patterns+", epochs=60, learning_rate=0.01)
+    config = tiny_config("SASRec", regenerate="patterns+", epochs=60, learning_rate=0.01, weight_decay=0.0)
     trainer = PersonalizedTrainer(
         config,
         BackboneRecommender(backbone, None),  # type: ignore[arg-type]
