@@ -23,7 +23,7 @@ from recbole_ra.retrieval.choice import Candidate
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.backbone import Backbone, backbone_stage
-from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, of_rows
+from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, under_protocols
 from recbole_ra.training.run import Run
 
 ORIGINALS = "none"
@@ -171,5 +171,4 @@ def _of_rows(run: Run, backbone: Backbone, metric: str) -> dict[str, np.ndarray]
     """Return the metric of each validation row under each protocol, and its mean over them."""
     batches = run.evaluation(run.splits.valid, backbone.trainer.model)
     ranking: RankingEvaluator = backbone.trainer.rank(batches, bool(run.config["show_progress"]))
-    values = {name: of_rows(metric, rank) for name, rank in ranking.ranks().items()}
-    return {**values, "mean": np.mean(list(values.values()), axis=0)}
+    return under_protocols(metric, ranking.ranks())

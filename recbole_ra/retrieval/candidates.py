@@ -22,7 +22,14 @@ from recbole_ra.retrieval.held_out import HeldOut, Said, Setting, use
 from recbole_ra.retrieval.mixture import Mixture, lifts
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.retrieved import Retrieved
-from recbole_ra.training.evaluation import MISSED, PROTOCOLS, at_least, cut_of, of_rows, without_history
+from recbole_ra.training.evaluation import (
+    MISSED,
+    PROTOCOLS,
+    at_least,
+    cut_of,
+    under_protocols,
+    without_history,
+)
 from recbole_ra.training.loaders import EvalBatch, EvalBatches
 
 PART = 8
@@ -57,12 +64,11 @@ def metric_of_rows(
         known = query if isinstance(query, Retrieved) else recommender.query(query)
         found.append(_ranks(HeldOut.of(recommender, settings, known), batch, popular, cut_of(metric)).cpu())
     ranks = torch.cat(found, -1)
-    rows = []
-    for place in range(len(settings)):
-        values = {name: of_rows(metric, ranks[k, place]) for k, name in enumerate(PROTOCOLS)}
-        rows.append({**values, "mean": np.mean(list(values.values()), axis=0)})
     use(recommender, settings[-1])
-    return rows
+    return [
+        under_protocols(metric, dict(zip(PROTOCOLS, ranks[:, place], strict=True)))
+        for place in range(len(settings))
+    ]
 
 
 def _ranks(rows: HeldOut, batch: EvalBatch, popular: Tensor, cut: int) -> Tensor:

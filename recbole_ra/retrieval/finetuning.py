@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -135,11 +136,11 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
     A row's own pair is no memory of it: neighbours must be older than the row, and transitions leave it out.
     Of many rows some are drawn, so that the choice costs the same for any number of users.
     """
-    split, bank = run.splits.valid, recommender.bank
+    split, bank, counted = run.splits.valid, recommender.bank, recommender.transitions
     extends = run.config.bank.extend_with_validation
     states = encode_rows(run, recommender.base, split)
     if extends:
-        recommender.set_bank(bank.copy())
+        recommender.set_bank(bank.copy(), copy.copy(counted))  # what is added makes its sums anew
         extend_bank(run, recommender, states)
     drawn = stream(run.config.seed_value, "choice").permutation(len(split))[:CHOSEN_ON]
     rows = np.sort(drawn)
@@ -148,9 +149,10 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
         found.followed = torch.from_numpy(split.prefixes.targets[rows])
     batches = run.evaluation(split, recommender, cached(recommender, split, found, rows), only=rows)
     assert batches is not None, "there are validation rows"
-    yield batches
-    if extends:
-        recommender.set_bank(bank)
+    try:
+        yield batches
+    finally:
+        recommender.set_bank(bank, counted)
 
 
 def renew_bank(run: Run, mined: MinedPatterns, recommender: RetrievalRecommender) -> Tensor:

@@ -104,9 +104,14 @@ class RetrievalRecommender(SequentialModel):
                 bank.recent, bank.values, len(self.base.item_table)
             )
 
+    @property
+    def transitions(self) -> Transitions | None:
+        """What was counted of the bank, where transitions are mixed in."""
+        return self.mixture.transitions if isinstance(self.mixture, TransitionMixture) else None
+
     def remember(self, **columns: NDArray[Any]) -> None:
         """Add memories to the bank; columns as :meth:`MemoryBank.add` takes them."""
-        known = self.mixture.transitions if isinstance(self.mixture, TransitionMixture) else None
+        known = self.transitions
         if known is not None:
             known.add(columns["recent"], columns["values"])
         self.bank.add(**columns)

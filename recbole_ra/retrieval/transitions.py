@@ -136,8 +136,8 @@ class Transitions:
             rows, voted, vote = rows[kept], voted[kept], left[kept]
         total = np.maximum(np.bincount(rows, vote, len(items)), np.finfo(np.float64).tiny)
         shares = (vote / total[rows]).astype(np.float32)
-        device = histories.device
-        return tuple(torch.from_numpy(part).to(device) for part in (rows, voted, shares))  # type: ignore[return-value]
+        row_of, item, share = (torch.from_numpy(part).to(histories.device) for part in (rows, voted, shares))
+        return row_of, item, share
 
     def _leave_out(self, query: sparse.csr_array, items: IntArray, last: IntArray) -> NDArray[np.float64]:
         """Damp each vote as if its row were no memory; return how much the row votes for what followed it.

@@ -29,6 +29,11 @@ def contradictions(config: RaConfig) -> Iterator[str]:
         yield f"workers={config.run.workers}: {config.backbone} is solved in one process; leave it out"
 
 
+def _ours(config: RaConfig) -> str:
+    """Say which backbones are ours, where the settings name another one."""
+    return f"backbones of ours ({', '.join(BACKBONES)}); {config.backbone} is none of them"
+
+
 def longest_decoded(config: RaConfig) -> int:
     """Return how many positions the regenerator has; ``decode_length`` may then change without training."""
     return max(
@@ -45,12 +50,11 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
     if kind not in REGENERATIONS:
         made = stages_before("rows")
-        for key in config.without_effect(config.chosen):
-            if config.about(key).shapes & made:
-                yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
-        for key in ("deduplicate", "min_multiplicity", "row_weight"):
-            if key in config.chosen and config[key] not in (1, "none"):
-                yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+        idle = [key for key in config.without_effect(config.chosen) if config.about(key).shapes & made]
+        counted = ("deduplicate", "min_multiplicity", "row_weight")  # which a file of rows does not tell
+        idle += [key for key in counted if key in config.chosen and config[key] not in (1, "none")]
+        for key in idle:
+            yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
     if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
         yield (
             f"min_multiplicity={regeneration.min_multiplicity} counts how often a row was decoded, but "
@@ -114,7 +118,7 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
         if settings.regenerate == "none":
             yield f"{what} but nothing is regenerated; add --regenerate=dr4sr"
         if config.backbone not in BACKBONES:
-            yield f"{what}: for backbones of ours ({', '.join(BACKBONES)}); {config.backbone} is RecBole's"
+            yield f"{what} is for {_ours(config)}"
     if said["position_offset"] and getattr(config.architecture, "positions", "start") == "end":
         yield (
             "position_offset='random': positions=end counts from the last item, which is the same place in a "
@@ -140,10 +144,7 @@ def _of_personalisation(config: RaConfig) -> Iterator[str]:
     if settings.personalize == "none":
         return
     if config.backbone not in BACKBONES:
-        yield (
-            f"personalize={settings.personalize!r} weighs targets of backbones of ours "
-            f"({', '.join(BACKBONES)}); {config.backbone} is none of them"
-        )
+        yield f"personalize={settings.personalize!r} weighs targets of {_ours(config)}"
     if config.only_regenerates:
         yield f"personalize={settings.personalize!r}: model {REGENERATOR} trains no backbone; leave it out"
     if not {*settings.weighed_origins} & {*config.regeneration.origins} or (
@@ -185,10 +186,7 @@ def _of_loaders(config: RaConfig) -> Iterator[str]:
     """Refuse what backbones of ours do not read, and what models of RecBole's do not."""
     if config.backbone not in BACKBONES:
         if config.scoring.history_bias != "none":
-            yield (
-                f"history_bias={config.scoring.history_bias!r} is learned with backbones of ours "
-                f"({', '.join(BACKBONES)}); {config.backbone} is none of them"
-            )
+            yield f"history_bias={config.scoring.history_bias!r} is learned with {_ours(config)}"
         return
     if config["loss_type"] != "CE" and config.chosen.get("label_smoothing", 0) > 0:
         yield (

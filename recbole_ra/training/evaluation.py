@@ -6,6 +6,7 @@ RecBole's metrics (its ``Evaluator``) do the arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -185,6 +186,12 @@ def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
     if name == "precision":
         return inside / cut
     return np.where(inside, 1 / np.log2(place + 2), 0.0)
+
+
+def under_protocols(metric: str, ranks: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
+    """Return :func:`of_rows` of the ranks under each protocol, and the mean of both, ``mean``."""
+    values = {name: of_rows(metric, rank) for name, rank in ranks.items()}
+    return {**values, "mean": np.mean(list(values.values()), axis=0)}
 
 
 def cut_of(metric: str) -> int:
