@@ -5,11 +5,13 @@
 A frozen backbone has memorised its training targets, so on training rows the own state looks better than it
 is. Here users are dealt into folds; a backbone trained on the other folds encodes the rows of each, rotated
 into the space of the final backbone (orthogonal Procrustes on the item vectors: inner products stay). Every
-fusion is trained on ordinary and on these honest states, all else equal. Beside that, what is cheaper: one
+fusion is trained on ordinary and on these honest states, all else equal. Beside that, what is cheaper: a
+backbone that trains on nine users of ten as long as the last training targets of the tenth get better, and a
 temperature of the frozen logits, fitted on validation, under the mixture alone.
 
 Printed are validation gains over the backbone, and of honest over ordinary states, with the best weight
-below 1, each with its paired standard error over users. Further words are settings, as on the command line.
+below 1, each with its paired standard error over users. Backbones are kept in ``checkpoint_dir`` and reused.
+Further words are settings, as on the command line.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.backbone import backbone_stage
+from recbole_ra.training.backbone import Backbone, backbone_stage
 from recbole_ra.training.evaluation import PROTOCOLS
 from recbole_ra.training.loaders import EvalBatches
 from recbole_ra.training.run import Run
@@ -73,6 +75,19 @@ def honest_states(run: Run, table: torch.Tensor, n_folds: int) -> torch.Tensor:
         states[torch.from_numpy(rows)] = found @ (u @ v)
     assert states is not None, "there is at least one fold"
     return states
+
+
+def stopped_by_strangers(run: Run, share: float = 0.1) -> Backbone:
+    """Train a backbone on most users, as long as the last training targets of the others get better."""
+    sequences, rows = run.training_part.sequences, run.train_rows
+    order = np.random.default_rng(run.config.seed_value).permutation(len(sequences))
+    strangers = sequences.users[order[: int(share * len(sequences))]]
+    last = np.flatnonzero(np.diff(rows.users, append=-1) & np.isin(rows.users, strangers))
+    held_out = run.splits.train.copy(run.splits.train.inter_feat[last])
+    splits = dataclasses.replace(run.splits, valid=held_out)
+    alone = Run(run.config, splits, run.store, run.say)
+    alone.regenerated = RegeneratedDataset(splits.train, without(sequences, strangers))
+    return backbone_stage(alone)
 
 
 def measured(run: Run, recommender: RetrievalRecommender, batches: EvalBatches, raft: Raft) -> Rows:
@@ -121,16 +136,17 @@ def main() -> None:
     settings, files = parse_settings(words)
     dataset = settings.pop("dataset", "ml-100k")
     with tempfile.TemporaryDirectory() as folder:
-        fixed = {"checkpoint_dir": folder, "show_progress": False, "state": "ERROR", "reuse": False}
+        settings = {"show_progress": False, "state": "ERROR", **settings}
+        config = RaConfig("RaSASRec", dataset, files, {**settings, "fusion": "transitions"})
+        splits = Splits.load(config)
 
         def start(fusion: str) -> Run:
-            config = RaConfig("RaSASRec", dataset, files, {**fixed, **settings, "fusion": fusion})
-            store = ArtifactStore(Path(folder))
-            return Run(config, splits or Splits.load(config), store, lambda line: None)
+            # No key tells the states of a bank apart: what is fine-tuned here is never reused.
+            config = RaConfig("RaSASRec", dataset, files, {**settings, "fusion": fusion, "reuse": False})
+            return Run(config, splits, ArtifactStore(Path(folder)), lambda line: None)
 
-        splits: Splits | None = None
-        run = start("transitions")
-        splits, mined = run.splits, MinedPatterns(run)
+        run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None)
+        mined = MinedPatterns(run)
         clock = perf_counter()
         backbone = backbone_stage(run)
         base = backbone.recommender(run)
@@ -150,20 +166,28 @@ def main() -> None:
             chosen = choose(alone, warm, str(run.config["valid_metric"]), run.config.chosen_weights)
             print(f"transitions, logits times {warmth:.2f}: {chosen.said()}", flush=True)
 
+        clock = perf_counter()
+        stopped = stopped_by_strangers(run)
+        stopped_base = stopped.recommender(run)
+        print(f"stopped by strangers: {perf_counter() - clock:.0f} s", flush=True)
+        kinds = {
+            "ordinary": (backbone, base, memory),
+            "honest": (backbone, base, dataclasses.replace(memory, train_states=honest)),
+            "stopped": (stopped, stopped_base, bank_stage(run, mined, stopped, stopped_base)),
+        }
         for fusion in given.fusions.split(","):
             rows = {}
-            for kind, states in (("ordinary", memory.train_states), ("honest", honest)):
+            for kind, parts in kinds.items():
                 one, clock = start(fusion), perf_counter()
-                raft = raft_stage(
-                    one, mined, backbone, base, dataclasses.replace(memory, train_states=states)
-                )
+                raft = raft_stage(one, mined, *parts)
                 print(f"{fusion}, {kind} states, {perf_counter() - clock:.0f} s", flush=True)
                 found = retrieve_rows(one, raft.recommender, one.splits.valid)
                 assert found is not None, "validation rows are held out"
                 rows[kind] = measured(
                     one, raft.recommender, valid_batches(one, raft.recommender, found), raft
                 )
-            print(f"  honest over ordinary: {said(rows['honest'], rows['ordinary'])}", flush=True)
+                if kind != "ordinary":
+                    print(f"  {kind} over ordinary: {said(rows[kind], rows['ordinary'])}", flush=True)
 
 
 def valid_batches(run: Run, recommender: RetrievalRecommender, found: Retrieved) -> EvalBatches:

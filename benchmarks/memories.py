@@ -12,14 +12,14 @@
 
 Each is fine-tuned as the package's memories are, all else equal. Printed are validation gains over the
 backbone with the best weight below 1, and over the package's memories, with their paired standard errors.
-Further words are settings, as on the command line; the default ``fusion`` here is ``raserec``.
+The backbone is kept in ``checkpoint_dir`` and reused. Further words are settings, as on the command line; the
+default ``fusion`` here is ``raserec``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,11 +151,10 @@ def main() -> None:
     settings, files = parse_settings(words)
     dataset = settings.pop("dataset", "ml-100k")
     with tempfile.TemporaryDirectory() as folder:
-        fixed = {"checkpoint_dir": folder, "show_progress": False, "state": "ERROR", "fusion": "raserec"}
-        config = RaConfig("RaSASRec", dataset, files, {**fixed, "reuse": False, **settings})
-        splits, store = Splits.load(config), ArtifactStore(Path(folder))
-        start = functools.partial(Run, config, splits, store, lambda line: None)
-        run = start()
+        settings = {"show_progress": False, "state": "ERROR", "fusion": "raserec", **settings}
+        config = RaConfig("RaSASRec", dataset, files, settings)
+        splits = Splits.load(config)
+        run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None)
         mined = MinedPatterns(run)
         backbone = backbone_stage(run)
         base = backbone.recommender(run)
@@ -166,7 +165,9 @@ def main() -> None:
             changed = (
                 KINDS[kind](run, mined, memory, float(number or 0)) if found else contextlib.nullcontext()
             )
-            one = start()
+            # No key knows of what is changed here: what is fine-tuned is never reused.
+            fresh = RaConfig("RaSASRec", dataset, files, {**settings, "reuse": False})
+            one = Run(fresh, splits, ArtifactStore(Path(folder)), lambda line: None)
             print(f"{dataset}, memory_source={config.bank.memory_source}, {name}", flush=True)
             with changed:
                 raft = raft_stage(one, mined, backbone, base, memory)
