@@ -3,7 +3,8 @@
     python benchmarks/epoch.py --data_path=dataset --dataset=amazon-beauty --model=SASRec --rounds=2
 
 Both train with full softmax over the catalogue (D 64, histories of 50, 2048 targets a step) on one split;
-SASRec in RecBole's layout, as the two are to compute the same. Prints seconds of each epoch and their ratio.
+SASRec in RecBole's layout and with plain labels, as the two are to compute the same. Prints seconds of each
+epoch and their ratio. Further words are settings, as on the command line.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from time import perf_counter
 
 import torch
 
+from recbole_ra.cli import parse_settings
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.training_part import TrainingPart
 from recbole_ra.models.registry import BACKBONES
@@ -77,26 +79,23 @@ def our_epoch(config: RaConfig, folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--model", default="SASRec", choices=list(BACKBONES))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--targets_per_pass", type=int, default=None)
-    given = parser.parse_args()
+    given, words = parser.parse_known_args()
+    chosen, files = parse_settings(words)
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "data_path": given.data_path,
             "checkpoint_dir": folder,
             "show_progress": False,
             "state": "ERROR",
             "train_batch_size": 2048,
-            "targets_per_pass": 4,
+            "label_smoothing": 0.0,
             **(AS_RECBOLE if given.model == "SASRec" else {}),
+            **chosen,
         }
-        if given.targets_per_pass is not None:
-            settings["targets_per_pass"] = given.targets_per_pass
-        config = RaConfig(given.model, given.dataset, overrides=settings)
+        config = RaConfig(given.model, given.dataset, files, settings)
         has_peer = given.model in IN_RECBOLE
         print(f"{given.model}, {given.dataset}, {torch.get_num_threads()} threads, {config.feed}")
         for number in range(given.rounds):
