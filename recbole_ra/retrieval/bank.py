@@ -68,9 +68,9 @@ def memories_of(prefixes: Prefixes) -> dict[str, Any]:
 
 
 def recent_items(prefixes: Prefixes) -> NDArray[np.int32]:
-    """Return the latest items of each prefix, the last one first, shape [rows, RECENT]; 0 = none."""
+    """Return the latest items that are kept of each prefix, the last one first, [rows, RECENT]; 0 = none."""
     back = np.arange(RECENT)
-    inside = back < prefixes.position[:, None]
+    inside = back < prefixes.lengths[:, None]
     place = np.where(inside, prefixes.flat_position[:, None] - 1 - back, 0)
     return np.where(inside, prefixes.table.items[place], np.int32(0))
 

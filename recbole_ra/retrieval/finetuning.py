@@ -19,7 +19,7 @@ from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import read_made, write_json
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.dataset import CompactDataset, Fields
-from recbole_ra.data.table import IntArray
+from recbole_ra.data.table import IntArray, Prefixes
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows, extend_bank
@@ -102,9 +102,10 @@ def raft_stage(
         write_json(trainer.folder / CHOICE, choice.as_json())
         run.seconds["choice"] = perf_counter() - clock
 
-    content = run.content(
-        "raft", {"backbone": backbone.key, "bank": memory.key}, chosen_weights=config.chosen_weights
-    )
+    facts: dict[str, Any] = {"chosen_weights": config.chosen_weights}
+    if config.chosen_weights:  # they are chosen with that bank
+        facts["extend_with_validation"] = config.bank.extend_with_validation
+    content = run.content("raft", {"backbone": backbone.key, "bank": memory.key}, **facts)
     with run.making(content) as artifact:
         trainer = train_stage(
             run,
@@ -134,7 +135,8 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
     """Yield the validation rows; meanwhile the bank has the pairs of the others, if the test will have them.
 
     A row's own pair is no memory of it: neighbours must be older than the row, and transitions leave it out.
-    Of many rows some are drawn, so that the choice costs the same for any number of users.
+    They know of no time, so that only the last row of each user is asked, which has no later pair. Of many
+    rows some are drawn, so that the choice costs the same for any number of users.
     """
     split, bank, counted = run.splits.valid, recommender.bank, recommender.transitions
     extends = run.config.bank.extend_with_validation
@@ -142,8 +144,8 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
     if extends:
         recommender.set_bank(bank.copy(), copy.copy(counted))  # what is added makes its sums anew
         extend_bank(run, recommender, states)
-    drawn = stream(run.config.seed_value, "choice").permutation(len(split))[:CHOSEN_ON]
-    rows = np.sort(drawn)
+    asked = last_rows(split.prefixes) if extends else np.arange(len(split))
+    rows = np.sort(stream(run.config.seed_value, "choice").permutation(asked)[:CHOSEN_ON])
     found = recommender.retrieve(states[rows], Queries.of(split.prefixes[rows]))
     if extends:
         found.followed = torch.from_numpy(split.prefixes.targets[rows])
@@ -153,6 +155,12 @@ def as_at_the_test(run: Run, recommender: RetrievalRecommender) -> Iterator[Eval
         yield batches
     finally:
         recommender.set_bank(bank, counted)
+
+
+def last_rows(prefixes: Prefixes) -> IntArray:
+    """Return the row of each sequence with the longest history, ascending."""
+    order = np.lexsort((prefixes.position, prefixes.sequence))
+    return np.sort(order[np.diff(prefixes.sequence[order], append=-1) != 0])
 
 
 def renew_bank(run: Run, mined: MinedPatterns, recommender: RetrievalRecommender) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -96,11 +97,14 @@ def test_an_item_that_never_voted() -> None:
 
 def test_recent_items_of_prefixes() -> None:
     table = SequenceTable.from_arrays(np.arange(1, 15), np.array([0, 12, 14]), 20)
-    recent = recent_items(Prefixes(table, np.array([0, 0, 1]), np.array([11, 2, 1]), 4))
+    rows = Prefixes(table, np.array([0, 0, 1]), np.array([11, 2, 1]), 50)
+    recent = recent_items(rows)
     assert recent.shape == (3, RECENT)
     assert recent[0].tolist() == list(range(11, 1, -1))
     assert recent[1].tolist() == [2, 1] + [0] * (RECENT - 2)
     assert recent[2].tolist() == [13] + [0] * (RECENT - 1)
+    cut = recent_items(dataclasses.replace(rows, max_length=4))  # as a history that is asked is cut
+    assert cut[0].tolist() == [11, 10, 9, 8] + [0] * (RECENT - 4)
 
 
 def test_scores_follow_the_mixture(make: Callable[..., Any], tiny_splits: Any) -> None:
