@@ -74,7 +74,7 @@ def tangent_kernel(shared: Tensor, size: Tensor, other: Tensor, n_inputs: int) -
 class InfiniteAE(GrowingBuffers, SequentialModel):
     """Scores ``K(x, X) A`` with ``(K(X, X) + λ tr K / n I) A = X``; ``X`` are the training rows.
 
-    A query that is a training row, as each is in validation, needs no kernel: ``K A = X - λ tr K / n A``.
+    A query that is a training row, as most are in validation, needs no kernel: ``K A = X - λ tr K / n A``.
 
     Parameters
     ----------
@@ -116,10 +116,10 @@ class InfiniteAE(GrowingBuffers, SequentialModel):
         return 4 * (3 * self.n_rows**2 + 3 * self.n_rows * self.n_items)
 
     def see(self, table: SequenceTable) -> None:
-        """Take the rows to regress: the distinct items of each sequence."""
+        """Take the rows to regress: the distinct items of each sequence that has any."""
         row = np.repeat(np.arange(len(table)), table.lengths)
         row, items = np.divmod(np.unique(row * table.n_items + table.items), table.n_items)
-        offsets = offsets_of(np.bincount(row, minlength=len(table)))
+        offsets = offsets_of(np.unique(row, return_counts=True)[1])
         self.items = torch.from_numpy(items).to(self.items.device)
         self.offsets = torch.from_numpy(offsets).to(self.items.device)
 

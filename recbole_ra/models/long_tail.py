@@ -57,10 +57,11 @@ class LongTail:
         """Split at a quantile: ``share`` of the users, and of the items, are the tail.
 
         Histories are told apart up to ``max_length`` items alone, so that longer ones are always the head's.
+        A user without any training item is not counted.
         """
         counts = np.bincount(table.items, minlength=table.n_items)
         there = np.flatnonzero(counts)
-        user_limit = min(_limit(table.lengths, share), max_length - 1)
+        user_limit = min(_limit(table.lengths[table.lengths > 0], share), max_length - 1)
         item_limit = _limit(counts[there], share)
         return cls(
             table,

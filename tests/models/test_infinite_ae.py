@@ -94,6 +94,12 @@ def test_order_and_repeats_of_a_history_mean_nothing() -> None:
     torch.testing.assert_close(one, other)
 
 
+def test_users_without_training_items_are_no_rows() -> None:
+    with_empty = solved(0.5, [[], *ROWS[:2], [], *ROWS[2:], []])
+    assert with_empty.n_rows == len(ROWS)
+    torch.testing.assert_close(with_empty.dual, solved(0.5).dual)
+
+
 def test_equal_rows_are_solved_at_the_resolution_of_the_numbers() -> None:
     """[1, 2, 3] stands twice among the rows, so that the kernel alone is singular."""
     model = solved(1.0)

@@ -35,6 +35,12 @@ def test_the_longest_and_the_most_frequent_are_the_head() -> None:
     assert len(tail.tail_items) == 0
 
 
+def test_users_without_training_items_are_not_counted() -> None:
+    tail = LongTail.of(table([[], *SEQUENCES, [], []]), 5, 0.8)
+    assert tail.user_limit == LongTail.of(table(), 5, 0.8).user_limit
+    assert tail.head_users.tolist() == [4]
+
+
 def test_what_a_model_cannot_tell_apart_is_the_head() -> None:
     assert LongTail.of(table(), 3, 0.8).user_limit == 2
     assert LongTail.of(table(), 3, 0.8).head_users.tolist() == [0, 3]
