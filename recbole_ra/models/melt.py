@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_ra.core.setting import inherited, setting
-from recbole_ra.data.batching import TrainBatch
+from recbole_ra.data.batching import LengthGroup, TrainBatch
 from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.models.encoders import EmbeddedBackbone
 from recbole_ra.models.fmlprec import FMLPRec, FMLPRecSettings
@@ -108,6 +108,10 @@ class MELT(EmbeddedBackbone):
         short = place < self.user_limit
         return states + short[..., None] * self.user_branch(states)
 
+    def states_of(self, groups: list[LengthGroup]) -> Tensor:
+        """Encode training targets as the backbone does, [T, D]; what is enhanced is used, not trained."""
+        return torch.cat([self._plain(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
+
     def _plain(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """Encode as the backbone does."""
         device = self.user_limit.device
@@ -133,8 +137,7 @@ class MELT(EmbeddedBackbone):
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []; its share of heads is that of its targets."""
-        states = [self._plain(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in batch.groups]
-        loss = self.recommendation_loss(torch.cat(states), batch)
+        loss = super().calculate_loss(batch)
         if self.tail is None:
             return loss
         share = len(batch.targets) / max(self.tail.n_targets, 1)

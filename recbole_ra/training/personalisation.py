@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ class PersonalizedTrainer(RaTrainer):
         self.weighed = torch.from_numpy(is_weighed(settings, rows)).to(self.device)
         self.originals = originals
         self._lower_steps = 0
+        self._judging: Iterator[TrainBatch] | None = None
         own = list(self.personalizer.parameters())
         self.upper = torch.optim.SGD(
             own, lr=settings.personalize_learning_rate, momentum=MOMENTUM, weight_decay=DECAY
@@ -107,15 +110,14 @@ class PersonalizedTrainer(RaTrainer):
         return weigh
 
     def move_upper(self, batch: TrainBatch) -> None:
-        """Move the personalizer one step, judged on the next batch of original rows."""
-        self.originals.epoch = self._lower_steps  # so that a training that was resumed sees the same
-        dev = next(iter(self.originals)).to(self.device)
+        """Move the personalizer one step, judged by the next-item loss on the next batch of original rows."""
+        dev = self._next_originals().to(self.device)
         batch.weigh = self._weights(batch, learned=True)
         own = list(self.personalizer.parameters())
         # cuDNN's recurrent networks cannot be differentiated twice.
         with torch.backends.cudnn.flags(enabled=False):
             slopes = hypergradient(
-                self.backbone.calculate_loss(dev),
+                self.backbone.recommendation_loss(self.backbone.target_states(dev), dev),
                 self.backbone.calculate_loss(batch),
                 self.lower,
                 own,
@@ -127,6 +129,14 @@ class PersonalizedTrainer(RaTrainer):
         torch.nn.utils.clip_grad_norm_(own, LARGEST_NORM)
         self.upper.step()
         self.upper.zero_grad(set_to_none=True)
+
+    def _next_originals(self) -> TrainBatch:
+        """Return the next batch of original rows; a training that was resumed sees the same."""
+        epoch, place = divmod(self._lower_steps // self.settings.personalize_interval, len(self.originals))
+        if self._judging is None or place == 0:
+            self.originals.epoch = epoch
+            self._judging = itertools.islice(self.originals, place, None)
+        return next(self._judging)
 
     def _state(self, epoch: int) -> dict[str, Any]:
         return {**super()._state(epoch), "upper": self.upper.state_dict(), "lower_steps": self._lower_steps}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +15,14 @@ import torch
 
 from recbole_ra.data.batching import SequenceBatches
 from recbole_ra.data.table import Origin, Prefixes, SequenceTable
+from recbole_ra.models.backbone import EncoderBackbone
 from recbole_ra.models.personalizer import Personalizer
 from recbole_ra.models.recommenders import BackboneRecommender
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 from recbole_ra.pipeline.runner import run
 from recbole_ra.settings.declared import PersonalisationSettings
 from recbole_ra.training import personalisation
+from recbole_ra.training.hypergradient import hypergradient
 from recbole_ra.training.personalisation import PersonalizedTrainer
 
 
@@ -105,6 +109,56 @@ def test_contradictions(change: dict[str, Any], said: str, tiny_config: Callable
     model = change.pop("model", "SASRec")
     with pytest.raises(SettingsError, match=said):
         tiny_config(model, **change)
+
+
+@pytest.mark.parametrize("model", ["DuoRec", "MELTSASRec"])
+def test_weights_are_judged_by_the_next_item_loss_alone(
+    model: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A contrastive loss, or that of MELT's branches, says nothing of the rows that were drawn."""
+    judged: list[float] = []
+
+    def by_hand(upper: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        judged.append(upper.item())
+        return hypergradient(upper, *rest, **more)
+
+    def without_more(self: Any, states: torch.Tensor, batch: Any) -> torch.Tensor:
+        loss = next_item(self, states, batch)
+        losses.append(loss.item())
+        return loss
+
+    losses: list[float] = []
+    next_item = EncoderBackbone.recommendation_loss
+    monkeypatch.setattr(EncoderBackbone, "recommendation_loss", without_more)
+    monkeypatch.setattr(personalisation, "hypergradient", by_hand)
+    result = run(model, **{**settings, "epochs": 1}, regenerate="patterns+", say=silent)
+    assert judged
+    assert set(judged) <= set(losses)
+    assert 0 < result.personalisation["origins"]["pattern"]["mean"] < 1
+
+
+def test_batches_of_originals_are_taken_one_after_another(
+    tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each once before any a second time, and the same after a break."""
+    table = SequenceTable.from_arrays(np.tile(np.arange(1, 7), 10), np.arange(0, 61, 6), 8)
+    feed = functools.partial(
+        SequenceBatches, Prefixes.all_of(table, 6), batch_size=9, targets_per_pass=1, n_groups=1, seed=0
+    )
+    drawn: list[list[int]] = []
+    trainer = PersonalizedTrainer.__new__(PersonalizedTrainer)
+    trainer.settings = PersonalisationSettings(personalize_interval=3)
+    for start in (0, 4):
+        trainer.originals, trainer._judging = feed(), None
+        for number in range(start, 12):
+            trainer._lower_steps = 3 * number
+            rows = trainer._next_originals().rows.tolist()
+            if start:
+                assert rows == drawn[number]
+            else:
+                drawn.append(rows)
+    assert sorted(itertools.chain(*drawn[:6])) == list(range(50))
+    assert drawn[:6] != drawn[6:]
 
 
 def test_rows_that_harm_lose_weight(
