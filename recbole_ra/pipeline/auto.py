@@ -75,16 +75,14 @@ class DataChoice:
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
         tried = "; ".join(
-            f"{NAMES[candidate.setting['regenerate']]} "
-            + ", ".join(
-                f"{name} {candidate.gain[name]:+.4f} ± {candidate.error[name]:.4f}" for name in PROTOCOLS
-            )
+            f"{NAMES[candidate.setting['regenerate']]} {candidate.said(self.protocol)}"
             for candidate in self.candidates[1:]
         )
-        gains = f"validation {self.metric} over the originals: {tried}"
-        if self.chosen == ORIGINALS:
-            return f"training data: originals, as nothing helps beyond two standard errors ({gains})"
-        return f"training data: {NAMES[self.chosen]}, which helps beyond two standard errors ({gains})"
+        why = "as nothing else helps" if self.chosen == ORIGINALS else "which helps most"
+        return (
+            f"training data: {NAMES[self.chosen]}, {why} "
+            f"(validation {self.metric} over the originals: {tried})"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -119,7 +117,7 @@ def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
     Raises
     ------
     DataError
-        If there are no validation rows to choose on.
+        If there are no validation rows to choose on, or no patterns.
     """
     started = perf_counter()
     if not len(state.splits.valid):
@@ -127,10 +125,12 @@ def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
             f"data set '{state.config.dataset}': regenerate=auto chooses on validation rows, but the split "
             "leaves none; name the training data, or choose another split with --eval_args"
         )
+    tried = list(kinds(state.config))
+    _ = MinedPatterns(state).patterns  # refuses now what no kind but the originals could be made of
     protocol, metric = split_metric(str(state.config["valid_metric"]))
     trained, candidates = {}, []
     before: Mapping[str, np.ndarray] = {}
-    for kind, config in kinds(state.config):
+    for kind, config in tried:
         state.say(f"training data that is tried: {NAMES[kind]}")
         # Its epochs are not passed on: they would be those of several trainings.
         run = Run(config, state.splits, state.store, state.say, workers=state.workers)
@@ -154,14 +154,21 @@ def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
 
 def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
     """Give the kinds of training data that are tried, and the settings of a run on each."""
+    origins = {*config.regeneration.origins}
     personalised = (
         config.backbone in BACKBONES
         and config.run.workers == 1
         and config.regeneration.row_weight == "none"
         and not config.regeneration.regenerate_epochs
+        and origins & {*config.personalisation.weighed_origins}
     )
+    has_rows = {
+        "patterns": "pattern" in origins,
+        "dr4sr": "regenerated" in origins,
+        "dr4sr+": "regenerated" in origins and personalised,
+    }
     for kind in NAMES:
-        if kind != "dr4sr+" or personalised:
+        if has_rows.get(kind, True):
             unread = UNREAD.get(kind, ())
             chosen = {name: value for name, value in config.chosen.items() if name not in unread}
             yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})

@@ -93,8 +93,7 @@ def run(
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
     idle = config.without_effect(config.chosen)
     if idle:
-        kind = config.regeneration.regenerate
-        say(f"without effect on {config.model} with regenerate={kind}: {', '.join(idle)}")
+        say(f"without effect on {config.model} with {config.what_runs}: {', '.join(idle)}")
     splits = Splits.load(config)
     if not len(splits.train):
         raise DataError(

@@ -58,7 +58,7 @@ def metric_of_rows(
     """
     found, device = [], recommender.item_table.device
     bought = torch.bincount(torch.from_numpy(recommender.bank.values), minlength=len(recommender.item_table))
-    popular = bought.topk(max(1, len(bought) // PART)).indices.to(device)
+    popular = (1 + bought[1:].topk(max(1, (len(bought) - 1) // PART)).indices).to(device)  # no padding
     for batch in batches:
         query = batch.query.to(device)
         known = query if isinstance(query, Retrieved) else recommender.query(query)

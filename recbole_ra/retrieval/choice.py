@@ -59,8 +59,18 @@ class Candidate:
 
     def helps(self, protocol: str) -> bool:
         """Whether it is better beyond two standard errors, and worse beyond one under no protocol."""
-        harms = any(self.gain[name] < -self.error[name] for name in PROTOCOLS)
-        return self.gain[protocol] > BEYOND * self.error[protocol] and not harms
+        return self.gain[protocol] > BEYOND * self.error[protocol] and not self._harmed
+
+    @property
+    def _harmed(self) -> list[str]:
+        return [name for name in PROTOCOLS if self.gain[name] < -self.error[name]]
+
+    def said(self, protocol: str) -> str:
+        """Say how much it gains, and why it does not help if it does not."""
+        gains = ", ".join(f"{name} {self.gain[name]:+.4f} ± {self.error[name]:.4f}" for name in PROTOCOLS)
+        if self.gain[protocol] <= BEYOND * self.error[protocol]:
+            return f"{gains}, not beyond two standard errors"
+        return gains + (f", but worse {' and '.join(self._harmed)}" if self._harmed else "")
 
 
 @dataclass(frozen=True)
@@ -125,18 +135,15 @@ class Choice:
         found = {step.weight: self._about(step) for step in self.steps}
         if self.keeps_backbone:
             best = "; ".join(found.values())
-            return f"the backbone was kept: memories do not help beyond two standard errors (best {best})"
+            return f"the backbone was kept: memories do not help (best {best})"
         helping = "; ".join(found[step.weight] for step in self.steps if not step.keeps)
-        idle = "; ".join(
-            f"{found[step.weight]}, not beyond two standard errors" for step in self.steps if step.keeps
-        )
+        idle = "; ".join(found[step.weight] for step in self.steps if step.keeps)
         return f"memories help: {helping}" + (f" (left at 1: best {idle})" if idle else "")
 
     def _about(self, step: Step) -> str:
         best = step.best(self.protocol)
-        gains = ", ".join(f"{name} {best.gain[name]:+.4f} ± {best.error[name]:.4f}" for name in PROTOCOLS)
         setting = ", ".join(f"{name} {value:g}" for name, value in best.setting.items())
-        return f"{setting}: validation {self.metric} {gains}"
+        return f"{setting}: validation {self.metric} {best.said(self.protocol)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -153,15 +160,14 @@ class Choice:
 
 
 def searched(
-    recommender: RetrievalRecommender, weight: str
+    recommender: RetrievalRecommender, weight: str, trained_alpha: float
 ) -> list[Callable[[Candidate | None], list[dict[str, float]]]]:
     """List the rounds of a search: each gives the settings that are tried, from the best one so far.
 
     The first begins with 1. Of a mixture the parameter is chosen after the weight, at that weight.
     """
     if weight == "alpha":
-        assert recommender.fusion is not None, "there is no alpha without a fusion"
-        alphas = sorted({1.0, *ALPHAS, float(recommender.fusion.alpha)}, reverse=True)
+        alphas = sorted({1.0, *ALPHAS, trained_alpha}, reverse=True)
         return [lambda best: [{"alpha": alpha} for alpha in alphas]]
     mixture = recommender.mixture
     assert mixture is not None, "there is no mixture_weight without a mixture"
@@ -196,12 +202,13 @@ def choose(
     recommender.eval()
     protocol, metric = split_metric(valid_metric)
     steps: list[Step] = []
+    trained_alpha = 1.0 if recommender.fusion is None else round(float(recommender.fusion.alpha), 6)
     use(recommender, dict.fromkeys(weights, 1.0))
     for weight in weights:
         candidates: list[Candidate] = []
         before: dict[str, np.ndarray] = {}
         best = None
-        for settings in searched(recommender, weight):
+        for settings in searched(recommender, weight, trained_alpha):
             tried = settings(best)
             if not tried:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +242,25 @@ class RaConfig(Config):
             found[name] = repr(value)
         return found
 
-    def without_effect(self, names: Iterable[str]) -> list[str]:
-        """Return those of some settings, ours and of training, that nothing reads in this run."""
+    @property
+    def what_runs(self) -> str:
+        """The settings that say which parts of the package take part."""
+        fusion = f", fusion={self.raft.fusion}" if self.uses_retrieval else ""
+        return f"regenerate={self.regeneration.regenerate}{fusion}"
+
+    def without_effect(self, names: Iterable[str], searched: Collection[str] = ()) -> list[str]:
+        """Return those of some settings, ours and of training, that nothing reads in this run.
+
+        ``searched`` are settings that have another value in each trial.
+        """
         names = set(names)
         idle = {
             name
             for name in names & self.own.keys() - {"regenerate"}
             if self.about(name).shapes and not self.about(name).shapes & self.stages
         }
+        if self.uses_retrieval and "fusion" not in searched:
+            idle |= names & self.raft.unread
         if self.backbone in CLOSED_FORM:
             training = {*self.parameters["Training"], "loss_type", *vars(self.feed), *vars(self.optim)}
             idle |= names & training

@@ -101,6 +101,11 @@ def _of_choice(config: RaConfig) -> Iterator[str]:
             f"backbone_checkpoint={config.run.backbone_checkpoint!r}: regenerate=auto trains a backbone "
             "on each kind of training data; name the one of this backbone"
         )
+    if not {"pattern", "regenerated"} & {*config.regeneration.origins}:
+        yield (
+            f"regenerate_origins={config.regeneration.regenerate_origins!r}: regenerate=auto would choose "
+            "among originals alone; let it hold pattern or regenerated"
+        )
     if config.personalisation.personalize != "none":
         yield (
             f"personalize={config.personalisation.personalize!r}: regenerate=auto tries DR4SR with "
@@ -165,6 +170,11 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     raft, width = config.raft, getattr(config.architecture, "hidden_size", 0)
     if width % raft.ram_heads:
         yield f"ram_heads={raft.ram_heads} does not divide hidden_size={width}; choose a divisor"
+    if raft.finetune == "all" and not raft.fuses:
+        yield (
+            f"finetune='all': fusion={raft.fusion!r} has nothing that a backbone could learn with; use "
+            f"fusion={'+'.join(filter(None, ('raserec', raft.mixes)))}"
+        )
     if raft.alpha == 0 and raft.fuses == "scaled":
         yield f"fusion={raft.fusion!r} divides by alpha, which is 0; use fusion=raserec"
     if config.bank.memory_scope != "past":

@@ -382,6 +382,15 @@ class RaftSettings:
         """Name of the mixture, or nothing."""
         return self._part(MIXED)
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Settings of fine-tuning, and of the weights, that the fusion has no use for."""
+        found: set[str] = set()
+        if not self.fuses:
+            found = {name for name in vars(self) if name.startswith(("raft_", "ram_"))}
+            found |= {"alpha", "beta", "attn_tau", "finetune"}
+        return frozenset(found if self.mixes else {*found, "mixture_weight"})
+
     def _part(self, names: tuple[str, ...]) -> str:
         return next((part for part in self.fusion.split("+") if part in names), "")
 

@@ -150,7 +150,7 @@ def check_space(space: Space, config: RaConfig, given: Mapping[str, Any]) -> Non
     SettingsError
         For all that is wrong with the space.
     """
-    idle = config.without_effect(space.names)
+    idle = config.without_effect(space.names, space.names)
     problems: list[str] = []
     for parameter in space.parameters:
         name = parameter.name
@@ -161,10 +161,7 @@ def check_space(space: Space, config: RaConfig, given: Mapping[str, Any]) -> Non
         if about.fixed or (name in config.known and not about.shapes):
             problems.append(f"{name} may not be searched: {about.fixed or PLACE}")
         elif name in idle:
-            problems.append(
-                f"{name} has no effect on --model={config.model} with "
-                f"regenerate={config.regeneration.regenerate}"
-            )
+            problems.append(f"{name} has no effect on --model={config.model} with {config.what_runs}")
         elif name in given:
             problems.append(f"--{name}={given[name]} is given and {name} is searched; keep one")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from recbole_ra import run
 from recbole_ra.core.errors import DataError, SettingsError
-from recbole_ra.pipeline.auto import NAMES, DataChoice
+from recbole_ra.pipeline.auto import NAMES, DataChoice, kinds
 from recbole_ra.retrieval.choice import Candidate
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -88,6 +89,7 @@ def test_settings_of_regenerated_rows_leave_the_originals_alone(regenerating: di
             {"backbone_checkpoint": "best.pt"},
             "backbone_checkpoint='best.pt': regenerate=auto trains a backbone",
         ),
+        ({"regenerate_origins": "original"}, "regenerate=auto would choose among originals alone"),
         ({"personalize": "bilevel"}, "personalize='bilevel': regenerate=auto tries DR4SR with and without"),
         ({"start_from": Path("last.pt")}, "start_from goes on with one training"),
     ],
@@ -97,6 +99,30 @@ def test_what_asks_for_one_training_data(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         run("RaSASRec", **{**regenerating, "regenerate": "auto", **change}, say=silent)
+
+
+@pytest.mark.parametrize(
+    ("origins", "tried"),
+    [
+        ("original+pattern", ["none", "patterns"]),
+        ("original+regenerated", ["none", "dr4sr", "dr4sr+"]),
+        ("regenerated", ["none", "dr4sr", "dr4sr+"]),
+    ],
+)
+def test_only_kinds_that_have_rows_are_tried(
+    origins: str, tried: list[str], tiny_config: Callable[..., Any]
+) -> None:
+    config = tiny_config("SASRec", regenerate="auto", regenerate_origins=origins)
+    assert [kind for kind, _ in kinds(config)] == tried
+
+
+def test_that_nothing_is_regenerated_is_known_before_anything_is_trained(
+    regenerating: dict[str, Any],
+) -> None:
+    lines: list[str] = []
+    with pytest.raises(DataError, match="no pattern occurs in 99999 sequences"):
+        run("SASRec", **{**regenerating, "regenerate": "auto", "min_support": 99999}, say=lines.append)
+    assert not any(line.startswith("SASRec epoch") for line in lines)
 
 
 def test_there_is_something_to_choose_on(regenerating: dict[str, Any]) -> None:

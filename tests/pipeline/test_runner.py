@@ -271,6 +271,15 @@ def test_settings_without_effect_are_named(settings: dict[str, Any]) -> None:
     assert said[0].startswith("without effect on SASRec with regenerate=none: alpha, gamma, index_type, ")
 
 
+def test_settings_that_the_fusion_has_no_use_for_are_named(settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    changes = {"fusion": "transitions", "raft_epochs": 3, "ram_heads": 1, "alpha": 0.3, "mixture_weight": 0.9}
+    run("RaSASRec", **{**settings, **changes}, say=said.append)
+    assert said[0].startswith("without effect on RaSASRec with regenerate=none, fusion=transitions: alpha, ")
+    assert {"alpha", "raft_epochs", "ram_heads"} <= {*said[0].split(": ")[1].split(", ")}
+    assert "mixture_weight" not in said[0]
+
+
 def test_a_checkpoint_holds_the_epoch_that_it_is_of(settings: dict[str, Any], tmp_path: Path) -> None:
     trained = run("SASRec", **settings, say=silent)
     (checkpoint,) = (tmp_path / "saved").glob("backbone-*/best.pt")
@@ -349,3 +358,28 @@ def test_weights_are_chosen_as_the_test_is_run(
     result = run("RaSASRec", **settings, say=silent)
     assert seen["bank"] == result.memory["memories_at_test"] > result.memory["memories"]
     assert seen["later"] > 0
+
+
+@pytest.mark.parametrize("extends", [True, False])
+def test_no_row_is_asked_whose_user_has_later_pairs_in_the_bank(
+    extends: bool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transitions know of no time: what a user did later would vote for a row of the same user."""
+    asked: list[int] = []
+
+    def choose(recommender: Any, held_out: Any, *rest: Any) -> Any:
+        for batch in held_out:
+            asked.extend(batch.rows)
+        prefixes = held_out.dataset.prefixes
+        last = {user: max(prefixes.position[prefixes.users == user]) for user in prefixes.users}
+        late = [row for row in asked if prefixes.position[row] == last[prefixes.users[row]]]
+        assert len(last) < len(prefixes)  # users with several rows
+        assert sorted(asked) == (sorted(late) if extends else [*range(len(prefixes))])
+        assert len(late) == len(last)
+        return chosen(recommender, held_out, *rest)
+
+    chosen = finetuning.choose
+    monkeypatch.setattr(finetuning, "choose", choose)
+    shares = {"split": {"RS": [0.6, 0.2, 0.2]}}
+    run("RaSASRec", **settings, eval_args=shares, extend_with_validation=extends, say=silent)
+    assert asked

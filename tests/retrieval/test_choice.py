@@ -73,6 +73,8 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
     monkeypatch.setattr(held_out, "CPU_BLOCK_ELEMENTS", 200)  # blocks of four rows
     model, split = make(fusion=fusion, history_bias=history_bias), tiny_splits.valid
     weights = weights_of(fusion)
+    if "alpha" in weights:
+        use(model, {"alpha": 0.6})  # as it was trained
     found = choose(model, batches(model, split), "masked_ndcg@10", weights)
     assert (found.metric, found.protocol) == ("ndcg@10", "masked")
     assert [step.weight for step in found.steps] == weights
@@ -93,6 +95,7 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
             assert candidate.value["mean"] == pytest.approx(sum(map(candidate.value.get, PROTOCOLS)) / 2)
         before = step.candidates[0]
         assert before.setting[step.weight] == 1
+        assert 0.6 in [candidate.setting.get("alpha", 0.6) for candidate in step.candidates]
         helping = [candidate for candidate in step.candidates if candidate.helps("masked")]
         best = max(helping, key=lambda candidate: candidate.value["masked"], default=before)
         assert step.chosen == best.setting
@@ -194,28 +197,43 @@ def test_what_helps(unmasked: float, masked: float, helps: bool) -> None:
 
 
 def test_what_is_said_of_a_choice() -> None:
-    tried = [candidate(1.0, 0.0, 0.0), candidate(0.5, 0.002, 0.001)]
-    kept = Step("alpha", {"alpha": 1.0}, tried)
-    used = Step("alpha", {"alpha": 0.5}, tried)
+    none = candidate(1.0, 0.0, 0.0)
+    kept = Step("alpha", {"alpha": 1.0}, [none, candidate(0.5, 0.002, 0.001)])
+    used = Step("alpha", {"alpha": 0.5}, [none, candidate(0.5, 0.05, 0.001)])
     mixed = Step(
         "mixture_weight",
         {"mixture_weight": 0.8, "decay": 0.6},
         [
-            dataclasses.replace(tried[0], setting={"mixture_weight": 1.0, "decay": 0.6}),
-            dataclasses.replace(tried[1], setting={"mixture_weight": 0.8, "decay": 0.6}),
+            dataclasses.replace(none, setting={"mixture_weight": 1.0, "decay": 0.6}),
+            dataclasses.replace(used.candidates[1], setting={"mixture_weight": 0.8, "decay": 0.6}),
         ],
     )
-    gains = "validation ndcg@10 unmasked +0.0020 ± 0.0100, masked +0.0010 ± 0.0100"
+    small = (
+        "alpha 0.5: validation ndcg@10 unmasked +0.0020 ± 0.0100, masked +0.0010 ± 0.0100, "
+        "not beyond two standard errors"
+    )
     alone = Choice("ndcg@10", "unmasked", [kept])
     assert alone.keeps_backbone
-    assert alone.said().startswith("the backbone was kept: ")
-    assert f"(best alpha 0.5: {gains})" in alone.said()
+    assert alone.said() == f"the backbone was kept: memories do not help (best {small})"
     both = Choice("ndcg@10", "unmasked", [mixed, kept])
     assert Choice.of_json(json.loads(json.dumps(both.as_json()))) == both
     assert both.chosen == {"mixture_weight": 0.8, "decay": 0.6, "alpha": 1.0}
-    about = f"memories help: mixture_weight 0.8, decay 0.6: {gains}"
-    assert both.said().startswith(f"{about} (left at 1: best alpha 0.5: ")
-    assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {gains}"
+    large = "validation ndcg@10 unmasked +0.0500 ± 0.0100, masked +0.0010 ± 0.0100"
+    about = f"memories help: mixture_weight 0.8, decay 0.6: {large}"
+    assert both.said() == f"{about} (left at 1: best {small})"
+    assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {large}"
+
+
+@pytest.mark.parametrize(
+    ("unmasked", "masked", "ending"),
+    [
+        (0.05, 0.0, "0.0100"),
+        (0.02, 0.0, "not beyond two standard errors"),
+        (0.05, -0.02, "but worse masked"),
+    ],
+)
+def test_why_a_candidate_does_not_help(unmasked: float, masked: float, ending: str) -> None:
+    assert candidate(0.5, unmasked, masked).said("unmasked").endswith(ending)
 
 
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_negatives_that_are_not_drawn_so_are_refused(tiny_config: Callable[..., 
     tiny_config(loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
     tiny_config(train_neg_sample_args=None)
     tiny_config("NARM", loss_type="BPR", train_neg_sample_args={"distribution": "popularity"})
+
+
+def test_a_backbone_cannot_learn_where_nothing_is_fused(tiny_config: Callable[..., Any]) -> None:
+    for fusion, instead in (("transitions", "raserec+transitions"), ("none", "raserec")):
+        said = f"finetune='all': fusion='{fusion}' has nothing .*; use fusion={re.escape(instead)}$"
+        with pytest.raises(SettingsError, match=said):
+            tiny_config("RaSASRec", finetune="all", fusion=fusion)
 
 
 def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callable[..., Any]) -> None:
