@@ -23,10 +23,13 @@ class Patience:
         Share of the validation metric that an epoch must gain over ``mark`` to count; 0 = as RecBole.
     mark : float or None
         The metric of the last epoch that counted.
+    held : bool
+        Whether it does not count now.
     """
 
     margin: float
     mark: float | None = None
+    held: bool = False
 
     def __call__(
         self, value: float, best: float, cur_step: int, max_step: int, bigger: bool = True
@@ -38,7 +41,7 @@ class Patience:
         if self.mark is None or gained > self.margin * abs(self.mark) or (keep and self.margin == 0):
             self.mark, cur_step = float(value), 0
         else:
-            cur_step += 1
+            cur_step = 0 if self.held else cur_step + 1
         return best, cur_step, cur_step > max_step, keep
 
     @contextlib.contextmanager

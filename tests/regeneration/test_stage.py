@@ -342,3 +342,14 @@ def test_settings_of_rows_that_do_not_go_together(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         run("SASRec", **{**regenerating, **change}, say=silent)
+
+
+def test_early_stopping_waits_for_the_originals(settings: dict[str, Any]) -> None:
+    found = run(
+        "SASRec",
+        **{**settings, "regenerate": "patterns", "regenerate_epochs": 3, "epochs": 9},
+        stopping_step=0,
+        stopping_margin=99,  # no epoch after the first one counts
+        say=silent,
+    )
+    assert [epoch["epoch"] for epoch in found.history] == [0, 1, 2, 3]
