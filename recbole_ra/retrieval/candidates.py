@@ -159,12 +159,13 @@ def _no_smaller(said: Said, targets: Tensor, column: Tensor) -> Tensor:
 
     ``column``, shape [N], gives each of the ``n`` items its place, and the others ``n``.
     """
-    shares = said.share.new_full((len(targets), int(column.max()) + 1), -torch.inf)
-    shares[said.row, column[said.item]] = said.share
-    own = said.share.new_full((len(targets), 1), -torch.inf)
-    is_target = said.item == targets[said.row]
-    own[said.row[is_target], 0] = said.share[is_target] + MARGIN
-    return shares[:, :-1] >= own
+    own = said.share.new_full((len(targets),), -torch.inf)
+    is_target = (said.item == targets[said.row]).nonzero()[:, 0]
+    own[said.row[is_target]] = said.share[is_target] + MARGIN
+    large = (said.share >= own[said.row]).nonzero()[:, 0]
+    found = own.isneginf()[:, None].repeat(1, int(column.max()) + 1)
+    found[said.row[large], column[said.item[large]]] = True
+    return found[:, :-1]
 
 
 def _beyond(

@@ -53,8 +53,12 @@ class Said:
     count: Tensor
 
     def of(self, rows: Tensor) -> Said:
-        """Keep those of some rows, shape [b], which are numbered anew."""
+        """Keep those of some rows, shape [b] and ascending, which are numbered anew."""
         count = self.count[rows]
+        if len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:  # ascending, so one after another
+            first = int(self.count[: int(rows[0])].sum())
+            there = slice(first, first + int(count.sum()))
+            return Said(self.row[there] - rows[0], self.item[there], self.share[there], count)
         row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
         start = self.count.cumsum(0)[rows] - count
         before = count.cumsum(0) - count

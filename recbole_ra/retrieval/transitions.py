@@ -128,15 +128,18 @@ class Transitions:
         query = sparse.coo_array(entries, shape=(len(items), self.n_items)).tocsr()
         own = None if followed is None else self._leave_out(query, items, last)
         votes = sparse.csr_array(query @ self.votes)
-        rows, voted, vote = _by_row(votes), votes.indices.astype(np.int64), votes.data
         if own is not None and followed is not None:
-            is_own = voted == followed.cpu().numpy()[rows]
-            left = vote - np.where(is_own, own[rows], 0.0)
-            kept = ~is_own | (left > ROUNDING * vote)
-            rows, voted, vote = rows[kept], voted[kept], left[kept]
-        total = np.maximum(np.bincount(rows, vote, len(items)), np.finfo(np.float64).tiny)
-        shares = (vote / total[rows]).astype(np.float32)
-        row_of, item, share = (torch.from_numpy(part).to(histories.device) for part in (rows, voted, shares))
+            wanted = followed.cpu().numpy().astype(votes.indices.dtype)
+            place = np.flatnonzero(votes.indices == np.repeat(wanted, np.diff(votes.indptr)))
+            vote = votes.data[place]
+            left = vote - own[np.searchsorted(votes.indptr, place, side="right") - 1]
+            votes.data[place] = np.where(left > ROUNDING * vote, left, 0.0)
+        votes.eliminate_zeros()
+        # There may be thousands of votes a row: few passes over them.
+        shares = np.empty(votes.nnz, dtype=np.float32)
+        np.divide(votes.data, np.repeat(votes.sum(1), np.diff(votes.indptr)), out=shares, casting="same_kind")
+        found = _by_row(votes), votes.indices.astype(np.int64), shares
+        row_of, item, share = (torch.from_numpy(part).to(histories.device) for part in found)
         return row_of, item, share
 
     def _leave_out(self, query: sparse.csr_array, items: IntArray, last: IntArray) -> NDArray[np.float64]:
