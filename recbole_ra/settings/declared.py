@@ -365,7 +365,7 @@ class RaftSettings:
         0.0, "L2 penalty of fine-tuning", low=0, shapes="raft", while_training=True, expert=True
     )
     raft_stopping_step: int = setting(
-        5,
+        10,
         "epochs without a better validation result before fine-tuning stops",
         low=0,
         shapes="raft",
