@@ -99,6 +99,10 @@ class EncoderBackbone(Backbone):
         """Return the state that predicts each target of the batch, shape [T, D]."""
         return self.states_of(batch.groups)
 
+    def trained_states(self, batch: TrainBatch) -> Tensor:
+        """Return the states from which the loss of predicting the targets is computed, shape [T, D]."""
+        return self.target_states(batch)
+
     def states_of(self, groups: list[LengthGroup]) -> Tensor:
         """Encode the groups and return the states at their marked places, shape [T, D]."""
         return torch.cat([self.encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
@@ -131,4 +135,4 @@ class EncoderBackbone(Backbone):
 
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""
-        return self.recommendation_loss(self.target_states(batch), batch)
+        return self.recommendation_loss(self.trained_states(batch), batch)

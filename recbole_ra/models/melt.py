@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_ra.core.setting import inherited, setting
-from recbole_ra.data.batching import LengthGroup, TrainBatch
+from recbole_ra.data.batching import TrainBatch
 from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.models.encoders import EmbeddedBackbone
 from recbole_ra.models.fmlprec import FMLPRec, FMLPRecSettings
@@ -108,9 +108,9 @@ class MELT(EmbeddedBackbone):
         short = place < self.user_limit
         return states + short[..., None] * self.user_branch(states)
 
-    def states_of(self, groups: list[LengthGroup]) -> Tensor:
+    def trained_states(self, batch: TrainBatch) -> Tensor:
         """Encode training targets as the backbone does, [T, D]; what is enhanced is used, not trained."""
-        return torch.cat([self._plain(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
+        return torch.cat([self._plain(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in batch.groups])
 
     def _plain(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """Encode as the backbone does."""

@@ -117,7 +117,7 @@ class PersonalizedTrainer(RaTrainer):
         # cuDNN's recurrent networks cannot be differentiated twice.
         with torch.backends.cudnn.flags(enabled=False):
             slopes = hypergradient(
-                self.backbone.recommendation_loss(self.backbone.target_states(dev), dev),
+                self.backbone.recommendation_loss(self.backbone.trained_states(dev), dev),
                 self.backbone.calculate_loss(batch),
                 self.lower,
                 own,
@@ -164,6 +164,6 @@ def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.
     found = np.ones(len(batches.prefixes), dtype=np.float32)
     for batch in batches:
         moved = batch.to(run.config.torch_device)
-        found[batch.rows.numpy()] = backbone.personalizer(backbone.target_states(moved)).cpu().numpy()
+        found[batch.rows.numpy()] = backbone.personalizer(backbone.trained_states(moved)).cpu().numpy()
     found[~is_weighed(run.config.personalisation, batches.prefixes)] = 1.0
     return found
