@@ -31,9 +31,16 @@ MUTATIONS = (
     Mutation(
         "a row's own memory votes for it",
         "retrieval/transitions.py",
-        "left = vote - np.where(is_own, own[rows], 0.0)",
+        'left = vote - own[np.searchsorted(votes.indptr, place, side="right") - 1]',
         "left = vote",
         "tests/retrieval/test_transitions.py",
+    ),
+    Mutation(
+        "a user's later pairs vote for an earlier row",
+        "retrieval/finetuning.py",
+        "asked = last_rows(split.prefixes) if extends else np.arange(len(split))",
+        "asked = np.arange(len(split))",
+        "tests/pipeline/test_runner.py",
     ),
     Mutation(
         "extend_bank adds nothing",
