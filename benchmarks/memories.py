@@ -153,6 +153,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"show_progress": False, "state": "ERROR", "fusion": "raserec", **settings}
         config = RaConfig("RaSASRec", dataset, files, settings)
+        # No key knows of what is changed here: what is fine-tuned is never reused.
+        fresh = RaConfig("RaSASRec", dataset, files, {**settings, "reuse": False})
         splits = Splits.load(config)
         run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None)
         mined = MinedPatterns(run)
@@ -165,8 +167,6 @@ def main() -> None:
             changed = (
                 KINDS[kind](run, mined, memory, float(number or 0)) if found else contextlib.nullcontext()
             )
-            # No key knows of what is changed here: what is fine-tuned is never reused.
-            fresh = RaConfig("RaSASRec", dataset, files, {**settings, "reuse": False})
             one = Run(fresh, splits, ArtifactStore(Path(folder)), lambda line: None)
             print(f"{dataset}, memory_source={config.bank.memory_source}, {name}", flush=True)
             with changed:

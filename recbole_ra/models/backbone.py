@@ -5,6 +5,8 @@ Shapes: ``B`` rows, ``L`` positions, ``T`` targets, ``D`` width, ``N`` items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,9 +105,13 @@ class EncoderBackbone(Backbone):
         """Return the states from which the loss of predicting the targets is computed, shape [T, D]."""
         return self.target_states(batch)
 
-    def states_of(self, groups: list[LengthGroup]) -> Tensor:
-        """Encode the groups and return the states at their marked places, shape [T, D]."""
-        return torch.cat([self.encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
+    def states_of(self, groups: list[LengthGroup], encode: Callable[..., Tensor] | None = None) -> Tensor:
+        """Encode the groups and return the states at their marked places, shape [T, D].
+
+        ``encode`` takes what :meth:`encode` takes, which is the default.
+        """
+        encode = encode or self.encode
+        return torch.cat([encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
 
     def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
         """Return the loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""

@@ -110,7 +110,7 @@ class MELT(EmbeddedBackbone):
 
     def trained_states(self, batch: TrainBatch) -> Tensor:
         """Encode training targets as the backbone does, [T, D]; what is enhanced is used, not trained."""
-        return torch.cat([self._plain(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in batch.groups])
+        return self.states_of(batch.groups, self._plain)
 
     def _plain(self, items: Tensor, at: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """Encode as the backbone does."""

@@ -162,13 +162,13 @@ def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
         and not config.regeneration.regenerate_epochs
         and origins & {*config.personalisation.weighed_origins}
     )
-    has_rows = {
+    possible = {
         "patterns": "pattern" in origins,
         "dr4sr": "regenerated" in origins,
         "dr4sr+": "regenerated" in origins and personalised,
     }
     for kind in NAMES:
-        if has_rows.get(kind, True):
+        if possible.get(kind, True):
             unread = UNREAD.get(kind, ())
             chosen = {name: value for name, value in config.chosen.items() if name not in unread}
             yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})

@@ -160,14 +160,16 @@ class Choice:
 
 
 def searched(
-    recommender: RetrievalRecommender, weight: str, trained_alpha: float
+    recommender: RetrievalRecommender, weight: str
 ) -> list[Callable[[Candidate | None], list[dict[str, float]]]]:
     """List the rounds of a search: each gives the settings that are tried, from the best one so far.
 
-    The first begins with 1. Of a mixture the parameter is chosen after the weight, at that weight.
+    The first begins with 1; the alpha that it has now is one of them. Of a mixture the parameter is chosen
+    after the weight, at that weight.
     """
     if weight == "alpha":
-        alphas = sorted({1.0, *ALPHAS, trained_alpha}, reverse=True)
+        assert recommender.fusion is not None, "there is no alpha without a fusion"
+        alphas = sorted({1.0, *ALPHAS, round(float(recommender.fusion.alpha), 6)}, reverse=True)
         return [lambda best: [{"alpha": alpha} for alpha in alphas]]
     mixture = recommender.mixture
     assert mixture is not None, "there is no mixture_weight without a mixture"
@@ -202,13 +204,13 @@ def choose(
     recommender.eval()
     protocol, metric = split_metric(valid_metric)
     steps: list[Step] = []
-    trained_alpha = 1.0 if recommender.fusion is None else round(float(recommender.fusion.alpha), 6)
+    rounds = {weight: searched(recommender, weight) for weight in weights}
     use(recommender, dict.fromkeys(weights, 1.0))
     for weight in weights:
         candidates: list[Candidate] = []
         before: dict[str, np.ndarray] = {}
         best = None
-        for settings in searched(recommender, weight, trained_alpha):
+        for settings in rounds[weight]:
             tried = settings(best)
             if not tried:
                 continue

@@ -109,7 +109,8 @@ def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any
     batches = train_batches(run.config, run.splits, base.own, run.training)
     if base.own is not None and run.config.regeneration.regenerate_epochs:
         originals = sequence_batches(run.config, run.train_rows, base.own)
-        batches = Curriculum(batches, originals, run.config.regeneration.regenerate_epochs)
+        trainer.first_epochs = run.config.regeneration.regenerate_epochs
+        batches = Curriculum(batches, originals, trainer.first_epochs)
     if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
         originals = sequence_batches(run.config, run.train_rows, base.own)
         trainer.personalise(run.config.personalisation, batches.prefixes, originals)

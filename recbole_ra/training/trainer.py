@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
-from recbole_ra.data.curriculum import Curriculum
 from recbole_ra.models.recommenders import BackboneRecommender
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
@@ -73,6 +72,11 @@ class RaTrainer(Trainer):
         What RecBole's metrics of coverage and popularity look at.
     on_epoch : callable, optional
         Called with the history entry of each evaluated epoch.
+
+    Attributes
+    ----------
+    first_epochs : int
+        Epochs that do not count for early stopping.
     """
 
     measures: tuple[str, ...] = ()
@@ -106,7 +110,7 @@ class RaTrainer(Trainer):
         self._last_result: dict[str, float] = {}
         self._epoch_seconds = 0.0
         self._steps = 1
-        self._first_epochs = 0
+        self.first_epochs = 0
         self._validates = True
 
     @property
@@ -130,8 +134,6 @@ class RaTrainer(Trainer):
         if self.history and (self.cur_step > self.stopping_step or self.start_epoch >= self.epochs):
             return self.best_valid_score, self.best_valid_result
         train_data.epoch = self.start_epoch
-        if isinstance(train_data, Curriculum):
-            self._first_epochs = train_data.epochs
         self._validates = bool(valid_data) and self.eval_step > 0
         if not isinstance(train_data, AbstractDataLoader):
             train_data.dataset = self.train_dataset
@@ -169,7 +171,7 @@ class RaTrainer(Trainer):
             return losses
 
         self._steps = len(train_data)
-        self.patience.held = epoch_idx < self._first_epochs  # what comes then may be better
+        self.patience.held = epoch_idx < self.first_epochs  # what comes then may be better
         started = perf_counter()
         if isinstance(self.model, BackboneRecommender):
             self.model.begin_epoch(epoch_idx)

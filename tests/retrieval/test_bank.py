@@ -95,3 +95,8 @@ def test_the_test_sees_the_validation_pairs_too(shared_settings: dict[str, Any])
     assert plain.memory["memories_at_test"] == plain.memory["memories"]
     assert "bank" in plain.reused
     assert "raft" not in plain.reused  # its weights are chosen with the bank of the test
+    given = {**shared_settings, "alpha": 0.5, "mixture_weight": 0.8}
+    extended = run("RaSASRec", **given, say=lambda line: None)
+    plain = run("RaSASRec", **given, extend_with_validation=False, say=lambda line: None)
+    assert "raft" in plain.reused
+    assert plain.valid == extended.valid

@@ -137,9 +137,7 @@ def test_weights_are_judged_by_the_next_item_loss_alone(
     assert 0 < result.personalisation["origins"]["pattern"]["mean"] < 1
 
 
-def test_batches_of_originals_are_taken_one_after_another(
-    tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_batches_of_originals_are_taken_one_after_another() -> None:
     """Each once before any a second time, and the same after a break."""
     table = SequenceTable.from_arrays(np.tile(np.arange(1, 7), 10), np.arange(0, 61, 6), 8)
     feed = functools.partial(
@@ -187,14 +185,7 @@ def test_rows_that_harm_lose_weight(
     )
     torch.manual_seed(0)
     backbone = SASRec(
-        n + 3,
-        6,
-        SASRecSettings(
-            hidden_size=16,
-            inner_size=16,
-            hidden_dropout_prob=0,
-            attn_dropout_prob=0,
-        ),
+        n + 3, 6, SASRecSettings(hidden_size=16, inner_size=16, hidden_dropout_prob=0, attn_dropout_prob=0)
     )
     backbone.personalise()
     config = tiny_config("SASRec", regenerate="patterns+", epochs=60, learning_rate=0.01, weight_decay=0.0)

@@ -48,8 +48,10 @@ def checked(*parameters: Parameter, model: str = "RaSASRec", **settings: Any) ->
 def test_what_nothing_reads_is_not_searched(name: str, model: str, settings: dict[str, Any]) -> None:
     parameter = Parameter(name, "choice", ("enumerate",) if name == "memory_source" else (1,))
     said = checked(parameter, model=model, **settings)
-    assert said.startswith(
-        f"{name} has no effect on --model={model} with regenerate={settings.get('regenerate', 'none')}"
+    fusion = f", fusion={settings.get('fusion', 'raserec+transitions')}" if model == "RaSASRec" else ""
+    assert (
+        said == f"{name} has no effect on --model={model} with "
+        f"regenerate={settings.get('regenerate', 'none')}{fusion}"
     )
 
 
