@@ -1,7 +1,7 @@
-"""Whether other memories help: patterns without their own user, recent neighbours, several targets ahead.
+"""Whether other memories help: other keys, fewer patterns, recent neighbours, several targets ahead.
 
-    python benchmarks/memories.py --dataset=amazon-beauty --variants=patterns --memory_source=patterns
-    python benchmarks/memories.py --dataset=amazon-beauty --variants=recency:0.02,ahead:2
+    python benchmarks/memories.py --dataset=amazon-beauty --variants=patterns --memory_source=both
+    python benchmarks/memories.py --dataset=amazon-beauty --variants=recency:0.02,ahead:2,items:64,second:2021
 
 - ``patterns``: a mined pattern that has the least support only with the query's own user, by an occurrence
   that ends at the query's target or after it, is forbidden to the query.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ import numpy as np
 import torch
 from honest_states import measured, said, valid_batches
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import svds
 
 from recbole_ra.cli import parse_settings
 from recbole_ra.core.store import ArtifactStore
@@ -38,9 +41,11 @@ from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.regeneration.mining import MAX_LENGTH, _extend, _frequent
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval import neighbours, recommender, retrieved
-from recbole_ra.retrieval.bank import Memory, bank_stage
+from recbole_ra.retrieval.bank import Memory, bank_stage, encode_rows, recent_items
 from recbole_ra.retrieval.finetuning import raft_stage, retrieve_rows
+from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Neighbours, Queries
+from recbole_ra.retrieval.transitions import MEMORY_DECAY
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import backbone_stage
 from recbole_ra.training.run import Run
@@ -121,7 +126,10 @@ def ahead(run: Run, mined: MinedPatterns, memory: Memory, n: float) -> Iterator[
     steps = np.arange(int(n))
     inside = rows.position[:, None] + steps <= last[rows.users][:, None]
     place = np.where(inside, rows.flat_position[:, None] + steps, 0)
-    items = torch.from_numpy(np.where(inside, rows.table.items[place], 0).astype(np.int64))
+    told = np.where(inside, rows.table.items[place], 0)
+    late = run.splits.valid.prefixes.targets[:, None] * (steps == 0)  # what joins the bank tells its target
+    inside = np.concatenate([inside, late > 0])
+    items = torch.from_numpy(np.concatenate([told, late]).astype(np.int64))
     weights = torch.from_numpy((inside * 0.5**steps).astype(np.float32))
     weights = (weights / weights.sum(1, keepdim=True))[..., None]
 
@@ -134,10 +142,83 @@ def ahead(run: Run, mined: MinedPatterns, memory: Memory, n: float) -> Iterator[
     memory.bank.lengths = lengths
 
 
+@contextlib.contextmanager
+def keyed_by(run: Run, memory: Memory, vectors: NDArray[np.float32]) -> Iterator[None]:
+    """Search by vectors of the training rows and, after them, the validation rows, shape [rows, width]."""
+    plain, parts = neighbours.find_neighbours, (run.train_rows, run.splits.valid.prefixes)
+    assert len(run.train_rows) == len(memory.bank), "keys are of memory_source=enumerate"
+    users, lengths = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("users", "position")
+    )
+    longest = int(lengths.max()) + 1
+    order = np.argsort(users * longest + lengths)
+    known = (users * longest + lengths)[order]
+
+    @functools.lru_cache(maxsize=2)  # without the validation pairs, and with them
+    def bank_of(bank: MemoryBank) -> MemoryBank:
+        settings, columns = run.config.bank, {**bank.columns, "keys": vectors[: len(bank)]}
+        return MemoryBank.build(
+            *columns.values(),
+            index_kind=settings.index_type,
+            nlist=settings.nlist,
+            nprobe=settings.nprobe,
+            seed=run.config.seed_value,
+        )
+
+    def find(bank: MemoryBank, states: Any, queries: Queries, *, k: int, scope: str) -> Neighbours:
+        asked = order[np.searchsorted(known, queries.users * longest + queries.lengths)]
+        return plain(bank_of(bank), vectors[asked], queries, k=k, scope=scope)
+
+    with mock.patch.object(recommender, "find_neighbours", find):
+        yield
+
+
+@contextlib.contextmanager
+def items(run: Run, mined: MinedPatterns, memory: Memory, width: float) -> Iterator[None]:
+    """Let the items of the histories find neighbours."""
+    recent = np.concatenate([recent_items(part) for part in (run.train_rows, run.splits.valid.prefixes)])
+    row, column = np.nonzero(recent)
+    weights = (MEMORY_DECAY**column, (row, recent[row, column]))
+    histories = sparse.coo_array(weights, shape=(len(recent), run.n_items)).tocsr()
+    table = item_vectors(run.training_part.sequences, run.n_items, int(width))
+    with keyed_by(run, memory, np.asarray(histories @ table, dtype=np.float32)):
+        yield
+
+
+def item_vectors(table: SequenceTable, n_items: int, width: int) -> NDArray[np.float64]:
+    """Factorise how much more often than by chance two items stand in one history, shape [N, width]."""
+    sequence = np.repeat(np.arange(len(table)), table.lengths)
+    entries = (np.ones(len(sequence)), (sequence, table.items))
+    has = sparse.coo_array(entries, shape=(len(table), n_items)).tocsr()
+    has.data[:] = 1.0
+    joint = sparse.csr_array(has.T @ has)
+    joint.setdiag(0.0)
+    joint.eliminate_zeros()
+    total = joint.sum(axis=1)
+    pairs = joint.tocoo()
+    pmi = np.log(pairs.data * joint.sum() / (total[pairs.row] * total[pairs.col]))
+    positive = sparse.coo_array((np.maximum(pmi, 0.0), (pairs.row, pairs.col)), shape=joint.shape)
+    u, s, _ = svds(positive.tocsr(), k=width, random_state=0)
+    return np.asarray(u * np.sqrt(s))
+
+
+@contextlib.contextmanager
+def second(run: Run, mined: MinedPatterns, memory: Memory, seed: float) -> Iterator[None]:
+    """Let the states of a second backbone find neighbours."""
+    config = RaConfig(None, None, (), {**run.config.chosen, "seed": int(seed), "backbone_checkpoint": None})
+    other = Run(config, run.splits, run.store, lambda line: None)
+    base = backbone_stage(other).recommender(other)
+    states = [encode_rows(other, base, split) for split in (run.splits.train, run.splits.valid)]
+    with keyed_by(run, memory, torch.cat(states).numpy()):
+        yield
+
+
 KINDS: dict[str, Callable[..., contextlib.AbstractContextManager[None]]] = {
     "patterns": patterns,
     "recency": recency,
     "ahead": ahead,
+    "items": items,
+    "second": second,
 }
 
 

@@ -126,6 +126,18 @@ def test_training_states_are_those_of_the_prefixes(name: str) -> None:
 
 
 @every_backbone
+def test_a_cpu_encodes_at_full_precision(name: str) -> None:
+    """Mixed precision is of the softmax there: see ``encoding`` in ``models/backbone.py``."""
+    model = build(name).eval()
+    exact = model.trained_states(batch_for(model)), model.represent(*histories())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.trained_states(batch_for(model)), model.represent(*histories())
+    for one, other in zip(exact, mixed, strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(one, other)
+
+
+@every_backbone
 def test_trailing_padding_and_company_mean_nothing(name: str) -> None:
     model = build(name).eval()
     items, lengths = histories()
