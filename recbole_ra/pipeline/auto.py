@@ -1,7 +1,8 @@
-"""Which training data a backbone learns from, chosen on validation: ``regenerate=auto``.
+"""Which training data a model learns from, chosen on validation: ``regenerate=auto``.
 
-A backbone is trained to its end on each kind of training data. The originals are kept unless another kind is
-better beyond two paired standard errors, as memories are kept out where they do not help.
+A model is trained to its end on each kind of training data: with its memories, where it has any, as what
+helps a backbone may be what they bring as well. The originals are kept unless another kind is better beyond
+two paired standard errors, as memories are kept out where they do not help.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import numpy as np
 from recbole_ra.core.errors import DataError
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.regeneration.patterns import MinedPatterns
-from recbole_ra.regeneration.stage import Regenerated, regeneration_stage
+from recbole_ra.regeneration.stage import regeneration_stage
 from recbole_ra.report.plots import png_figure
+from recbole_ra.retrieval.bank import bank_stage
+from recbole_ra.retrieval.candidates import metric_of_rows
 from recbole_ra.retrieval.choice import Candidate
+from recbole_ra.retrieval.finetuning import as_at_the_test, raft_stage
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.backbone import Backbone, backbone_stage
+from recbole_ra.training.backbone import backbone_stage
 from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, under_protocols
 from recbole_ra.training.run import Run
 
@@ -37,16 +41,6 @@ UNREAD = {
 """Settings that a kind of training data does not read, and would refuse."""
 
 
-@dataclass
-class Trained:
-    """A run whose backbone is trained, on whatever training data."""
-
-    run: Run
-    mined: MinedPatterns
-    regenerated: Regenerated | None
-    backbone: Backbone
-
-
 @dataclass(frozen=True)
 class DataChoice:
     """The training data that was chosen, and what validation says of each kind.
@@ -54,6 +48,8 @@ class DataChoice:
     Attributes
     ----------
     metric, protocol : str
+    with_memories : bool
+        Whether the models that were compared had them.
     chosen : str
         As ``regenerate`` names it.
     candidates : list of Candidate
@@ -62,15 +58,23 @@ class DataChoice:
 
     metric: str
     protocol: str
+    with_memories: bool
     chosen: str
     candidates: list[Candidate]
 
     @classmethod
-    def among(cls, candidates: list[Candidate], metric: str, protocol: str) -> DataChoice:
+    def among(
+        cls, candidates: list[Candidate], metric: str, protocol: str, *, with_memories: bool
+    ) -> DataChoice:
         """Choose the best one that helps, or the originals, which stand first."""
         helping = [candidate for candidate in candidates[1:] if candidate.helps(protocol)]
         best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
-        return cls(metric, protocol, str(best.setting["regenerate"]), candidates)
+        return cls(metric, protocol, with_memories, str(best.setting["regenerate"]), candidates)
+
+    @property
+    def measure(self) -> str:
+        """What is compared, in words."""
+        return f"validation {self.metric}{' with memories' * self.with_memories} over the originals"
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
@@ -79,10 +83,7 @@ class DataChoice:
             for candidate in self.candidates[1:]
         )
         why = "as nothing else helps" if self.chosen == ORIGINALS else "which helps most"
-        return (
-            f"training data: {NAMES[self.chosen]}, {why} "
-            f"(validation {self.metric} over the originals: {tried})"
-        )
+        return f"training data: {NAMES[self.chosen]}, {why} ({self.measure}: {tried})"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -100,13 +101,13 @@ class DataChoice:
             kinds = [str(candidate.setting["regenerate"]) for candidate in self.candidates[1:]]
             axes.set_xticks(places, [NAMES[kind] + " ✓" * (kind == self.chosen) for kind in kinds])
             axes.axhline(0, color="#5a5a5a", linewidth=1)
-            axes.set_ylabel(f"validation {self.metric} over the originals")
+            axes.set_ylabel(self.measure)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)
 
 
-def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
-    """Train a backbone on each kind of training data, and give the run of the one that is used.
+def choose_training_data(state: Run) -> tuple[Run, DataChoice]:
+    """Train on each kind of training data, and give the run that goes on with the one that is used.
 
     Parameters
     ----------
@@ -119,36 +120,28 @@ def choose_training_data(state: Run) -> tuple[Trained, DataChoice]:
     DataError
         If there are no validation rows to choose on, or no patterns.
     """
-    started = perf_counter()
+    started, config = perf_counter(), state.config
     if not len(state.splits.valid):
         raise DataError(
-            f"data set '{state.config.dataset}': regenerate=auto chooses on validation rows, but the split "
+            f"data set '{config.dataset}': regenerate=auto chooses on validation rows, but the split "
             "leaves none; name the training data, or choose another split with --eval_args"
         )
-    tried = list(kinds(state.config))
+    tried = list(kinds(config))
     _ = MinedPatterns(state).patterns  # refuses now what no kind but the originals could be made of
-    protocol, metric = split_metric(str(state.config["valid_metric"]))
-    trained, candidates = {}, []
+    protocol, metric = split_metric(str(config["valid_metric"]))
+    candidates = []
     before: Mapping[str, np.ndarray] = {}
-    for kind, config in tried:
+    for kind, named in tried:
         state.say(f"training data that is tried: {NAMES[kind]}")
         # Its epochs are not passed on: they would be those of several trainings.
-        run = Run(config, state.splits, state.store, state.say, workers=state.workers)
-        mined = MinedPatterns(run)
-        trained[kind] = Trained(run, mined, regeneration_stage(run, mined), backbone_stage(run))
-        values = _of_rows(run, trained[kind].backbone, metric)
+        values = _of_rows(state.with_settings(named), metric)
         before = before or values
         candidates.append(Candidate.measured({"regenerate": kind}, values, before))
-    choice = DataChoice.among(candidates, metric, protocol)
+    choice = DataChoice.among(candidates, metric, protocol, with_memories=config.uses_retrieval)
     state.say(choice.said())
-    found = trained[choice.chosen]
-    found.run.on_epoch = state.on_epoch
-    found.run.report_epochs(found.run.history)
-    found.run.seconds = {
-        **state.seconds,
-        **found.run.seconds,
-        "choice of training data": perf_counter() - started,
-    }
+    state.seconds["choice of training data"] = perf_counter() - started
+    found = state.with_settings(dict(tried)[choice.chosen])
+    found.on_epoch, found.seconds = state.on_epoch, state.seconds
     return found, choice
 
 
@@ -174,8 +167,22 @@ def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
             yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})
 
 
-def _of_rows(run: Run, backbone: Backbone, metric: str) -> dict[str, np.ndarray]:
-    """Return the metric of each validation row under each protocol, and its mean over them."""
-    batches = run.evaluation(run.splits.valid, backbone.trainer.model)
-    ranking: RankingEvaluator = backbone.trainer.rank(batches, bool(run.config["show_progress"]))
-    return under_protocols(metric, ranking.ranks())
+def _of_rows(run: Run, metric: str) -> dict[str, np.ndarray]:
+    """Train; return the metric of each validation row under each protocol, and its mean over them.
+
+    With memories the rows are those on which weights are chosen, and the bank is as at the test.
+    """
+    mined = MinedPatterns(run)
+    regeneration_stage(run, mined)
+    backbone = backbone_stage(run)
+    if not run.config.uses_retrieval:
+        batches = run.evaluation(run.splits.valid, backbone.trainer.model)
+        ranking: RankingEvaluator = backbone.trainer.rank(batches, bool(run.config["show_progress"]))
+        return under_protocols(metric, ranking.ranks())
+    base = backbone.recommender(run)
+    memory = bank_stage(run, mined, backbone, base)
+    recommender = raft_stage(run, mined, backbone, base, memory).recommender
+    recommender.eval()
+    with as_at_the_test(run, recommender) as batches:
+        (values,) = metric_of_rows(recommender, batches, [{}], metric)  # with the weights that were chosen
+        return values

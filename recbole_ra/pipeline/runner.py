@@ -20,7 +20,7 @@ from recbole_ra.core.workers import Workers
 from recbole_ra.data.dataset import CompactDataset, Splits
 from recbole_ra.inference.files import MODEL
 from recbole_ra.inference.loading import keep
-from recbole_ra.pipeline.auto import DataChoice, Trained, choose_training_data
+from recbole_ra.pipeline.auto import DataChoice, choose_training_data
 from recbole_ra.pipeline.result import Result, link_latest, new_run_folder
 from recbole_ra.regeneration.export import check_export, check_exportable, export_data
 from recbole_ra.regeneration.patterns import MinedPatterns
@@ -133,21 +133,17 @@ def run(
 @explain_memory_errors()
 def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
+    choice = None
     if state.config.regeneration.regenerate == "auto":
-        trained, choice = choose_training_data(state)
-        return _after_backbone(trained, evaluate_test, choice)
-    config, regenerated = state.config, regeneration_stage(state, mined)
+        state, choice = choose_training_data(state)
+        mined = MinedPatterns(state)
+    config, splits = state.config, state.splits
+    regenerated = regeneration_stage(state, mined)
     if config.uses_retrieval and config.bank.memory_data == "regenerated":
         check_bank_size(state, mined)
     if config.only_regenerates:
         return _finish(state, regenerated=regenerated)
-    return _after_backbone(Trained(state, mined, regenerated, backbone_stage(state)), evaluate_test)
-
-
-def _after_backbone(made: Trained, evaluate_test: bool, choice: DataChoice | None = None) -> Result:
-    """Remember, fine-tune and measure, as far as the settings ask for it."""
-    state, mined, regenerated, backbone = made.run, made.mined, made.regenerated, made.backbone
-    config, splits = state.config, state.splits
+    backbone = backbone_stage(state)
     if not config.uses_retrieval:
         valid = _rank(state, backbone.trainer, splits.valid)
         test = _rank(state, backbone.trainer, splits.test) if evaluate_test else None

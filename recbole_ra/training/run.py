@@ -52,7 +52,7 @@ class Run:
 
     ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
     ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counted where
-    that was learned.
+    that was learned, ``made`` the keys of what this run, or another of the same call, has made itself.
     """
 
     config: RaConfig
@@ -69,6 +69,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     reported: set[tuple[str, int]] = field(default_factory=set)
     folders: dict[str, Path] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.fields = Fields.of(self.config)
@@ -76,6 +77,10 @@ class Run:
         self.n_items = len(self.splits.whole.vocabulary)
         self.fingerprint = self.splits.fingerprint
         self.train_rows = self.splits.train.prefixes
+
+    def with_settings(self, config: RaConfig) -> Run:
+        """Return a run of other settings on the same data, which goes on with what this one makes."""
+        return Run(config, self.splits, self.store, self.say, workers=self.workers, made=self.made)
 
     @property
     def three(self) -> tuple[Any, Any, Any]:
@@ -246,11 +251,12 @@ class Run:
 
     def _find(self, stage: str, key: str) -> Path | None:
         found = None
-        if self.config.run.reuse:
+        if self.config.run.reuse or key in self.made:
             found = self.store.find(stage, key, lambda damage: self.say(f"{stage}: {damage}; made again"))
         if found is not None:
-            self.reused.append(stage)
             self.folders[stage] = found
+        if found is not None and key not in self.made:
+            self.reused.append(stage)
             self.say(f"{stage}: reused {found}")
         return found
 
@@ -263,4 +269,5 @@ class Run:
         """Give a finished artifact its final name."""
         folder = self.store.finish(artifact.stage, artifact.key, artifact.content)
         self.folders[artifact.stage] = folder
+        self.made.add(artifact.key)
         return folder
