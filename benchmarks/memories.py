@@ -206,7 +206,7 @@ def item_vectors(table: SequenceTable, n_items: int, width: int) -> NDArray[np.f
 def second(run: Run, mined: MinedPatterns, memory: Memory, seed: float) -> Iterator[None]:
     """Let the states of a second backbone find neighbours."""
     config = RaConfig(None, None, (), {**run.config.chosen, "seed": int(seed), "backbone_checkpoint": None})
-    other = Run(config, run.splits, run.store, lambda line: None)
+    other = run.with_settings(config)
     base = backbone_stage(other).recommender(other)
     states = [encode_rows(other, base, split) for split in (run.splits.train, run.splits.valid)]
     with keyed_by(run, memory, torch.cat(states).numpy()):
