@@ -9,11 +9,14 @@
   one and the months between memory and query, are kept.
 - ``ahead:n``: a memory's value is the mean of the next n targets' vectors, each half as heavy as the one
   before it; to its own user the memory is as late as the last of them.
+- ``items:n``: neighbours are those with the most similar histories, each the sum of its latest items' vectors
+  of width n, a truncated SVD of the positive PMI of items of one sequence (Levy & Goldberg, NIPS 2014).
+- ``second:s``: neighbours are those with the most similar states under a second backbone, of seed s.
 
-Each is fine-tuned as the package's memories are, all else equal. Printed are validation gains over the
-backbone with the best weight below 1, and over the package's memories, with their paired standard errors.
-The backbone is kept in ``checkpoint_dir`` and reused. Further words are settings, as on the command line; the
-default ``fusion`` here is ``raserec``.
+The last three ask for ``memory_source=enumerate``. Each is fine-tuned as the package's memories are, all
+else equal. Printed are validation gains over the backbone with the best weight below 1, and over the
+package's memories, with their paired standard errors. Backbones are kept in ``checkpoint_dir`` and reused.
+Further words are settings, as on the command line; the default ``fusion`` here is ``raserec``.
 """
 
 from __future__ import annotations

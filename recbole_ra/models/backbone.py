@@ -72,17 +72,6 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-def encoding(device: torch.device) -> torch.autocast:
-    """Return the context of an encoder's products: of half precision where the device gains from that.
-
-    On a CPU each product of half precision is compiled for its shape, and hardly two groups of histories
-    have one shape: that took half of DuoRec's epoch.
-    """
-    return torch.autocast(
-        device.type, enabled=device.type != "cpu" and torch.is_autocast_enabled(device.type)
-    )
-
-
 class EncoderBackbone(Backbone):
     """A backbone that encodes histories and is trained by the loss of predicting what follows.
 
@@ -106,8 +95,7 @@ class EncoderBackbone(Backbone):
 
     def represent(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Encode right-padded histories: [B, L], [B] -> [B, D]."""
-        with encoding(items.device):
-            return self.encode(items, lengths[:, None] - 1).squeeze(1)
+        return self.encode(items, lengths[:, None] - 1).squeeze(1)
 
     def target_states(self, batch: TrainBatch) -> Tensor:
         """Return the state that predicts each target of the batch, shape [T, D]."""
@@ -123,8 +111,7 @@ class EncoderBackbone(Backbone):
         ``encode`` takes what :meth:`encode` takes, which is the default.
         """
         encode = encode or self.encode
-        with encoding(groups[0].items.device):
-            return torch.cat([encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
+        return torch.cat([encode(g.items, g.at, g.first).flatten(0, 1)[g.slot] for g in groups])
 
     def recommendation_loss(self, states: Tensor, batch: TrainBatch) -> Tensor:
         """Return the loss that ``loss_type`` names, of the batch's targets with their weights, shape []."""

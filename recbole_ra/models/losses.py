@@ -5,6 +5,9 @@ Shapes: ``T`` targets, ``S`` negatives per target, ``D`` width, ``N`` items.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +127,27 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
     """Compute ``-log sigmoid(positive) - Σ log(1 - sigmoid(negative))`` of scores [T], [T, S], shape [T]."""
     return F.softplus(-positive) + F.softplus(negative).sum(1)
+
+
+_HALF: ContextVar[torch.dtype | None] = ContextVar("half", default=None)
+
+
+@contextlib.contextmanager
+def half_in_softmax_alone(device: torch.device) -> Iterator[None]:
+    """On a CPU leave mixed precision to the products of the softmax; other devices gain from the rest too.
+
+    On a CPU each product of half precision is compiled for its shape, and hardly two groups of histories
+    have one shape: that took half of DuoRec's epoch. Sparse products of half precision do not exist there.
+    """
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        yield
+        return
+    token = _HALF.set(torch.get_autocast_dtype("cpu"))
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        _HALF.reset(token)
 
 
 class _FusedSoftmax(torch.autograd.Function):
@@ -291,7 +315,7 @@ def _softmax_loss(
         )
     items, values = (None, None) if offsets is None else offsets
     device = states.device.type
-    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _HALF.get()
     return _FusedSoftmax.apply(  # type: ignore[no-untyped-call]
         states, table, weights, values, items, targets, skip_diagonal, half, smoothing
     )

@@ -74,7 +74,7 @@ class DataChoice:
     @property
     def measure(self) -> str:
         """What is compared, in words."""
-        return f"validation {self.metric}{' with memories' * self.with_memories} over the originals"
+        return f"validation {self.metric}{', with memories' * self.with_memories}"
 
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
@@ -83,7 +83,7 @@ class DataChoice:
             for candidate in self.candidates[1:]
         )
         why = "as nothing else helps" if self.chosen == ORIGINALS else "which helps most"
-        return f"training data: {NAMES[self.chosen]}, {why} ({self.measure}: {tried})"
+        return f"training data: {NAMES[self.chosen]}, {why} ({self.measure}, over the originals: {tried})"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -101,12 +101,12 @@ class DataChoice:
             kinds = [str(candidate.setting["regenerate"]) for candidate in self.candidates[1:]]
             axes.set_xticks(places, [NAMES[kind] + " ✓" * (kind == self.chosen) for kind in kinds])
             axes.axhline(0, color="#5a5a5a", linewidth=1)
-            axes.set_ylabel(self.measure)
+            axes.set_ylabel(f"{self.measure},\nover the originals")
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)
 
 
-def choose_training_data(state: Run) -> tuple[Run, DataChoice]:
+def choose_training_data(state: Run, mined: MinedPatterns) -> tuple[Run, DataChoice]:
     """Train on each kind of training data, and give the run that goes on with the one that is used.
 
     Parameters
@@ -114,6 +114,7 @@ def choose_training_data(state: Run) -> tuple[Run, DataChoice]:
     state : Run
         Of the settings with ``regenerate=auto``. What is made anew or reused is made as by a run that names
         the kind, and found again by one.
+    mined : MinedPatterns
 
     Raises
     ------
@@ -127,21 +128,25 @@ def choose_training_data(state: Run) -> tuple[Run, DataChoice]:
             "leaves none; name the training data, or choose another split with --eval_args"
         )
     tried = list(kinds(config))
-    _ = MinedPatterns(state).patterns  # refuses now what no kind but the originals could be made of
+    _ = mined.patterns  # refuses now what no kind but the originals could be made of
     protocol, metric = split_metric(str(config["valid_metric"]))
-    candidates = []
+    runs, candidates = {}, []
     before: Mapping[str, np.ndarray] = {}
     for kind, named in tried:
         state.say(f"training data that is tried: {NAMES[kind]}")
         # Its epochs are not passed on: they would be those of several trainings.
-        values = _of_rows(state.with_settings(named), metric)
+        runs[kind] = state.with_settings(named)
+        values = _of_rows(runs[kind], mined, metric)
         before = before or values
         candidates.append(Candidate.measured({"regenerate": kind}, values, before))
-    choice = DataChoice.among(candidates, metric, protocol, with_memories=config.uses_retrieval)
+    with_memories = config.uses_retrieval and config.raft.fusion != "none"
+    choice = DataChoice.among(candidates, metric, protocol, with_memories=with_memories)
     state.say(choice.said())
-    state.seconds["choice of training data"] = perf_counter() - started
-    found = state.with_settings(dict(tried)[choice.chosen])
-    found.on_epoch, found.seconds = state.on_epoch, state.seconds
+    state.took("choice of training data", started)
+    tried_run = runs[choice.chosen]
+    found = state.with_settings(tried_run.config)
+    found.on_epoch, found.folders = state.on_epoch, tried_run.folders
+    found.seconds = {**state.seconds, **tried_run.seconds}
     return found, choice
 
 
@@ -167,12 +172,11 @@ def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
             yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})
 
 
-def _of_rows(run: Run, metric: str) -> dict[str, np.ndarray]:
+def _of_rows(run: Run, mined: MinedPatterns, metric: str) -> dict[str, np.ndarray]:
     """Train; return the metric of each validation row under each protocol, and its mean over them.
 
     With memories the rows are those on which weights are chosen, and the bank is as at the test.
     """
-    mined = MinedPatterns(run)
     regeneration_stage(run, mined)
     backbone = backbone_stage(run)
     if not run.config.uses_retrieval:

@@ -100,7 +100,7 @@ def run(
             f"data set '{config.dataset}': no training rows are left; loosen the filters or the split"
         )
     state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch, start_from)
-    state.seconds["data"] = perf_counter() - started
+    state.took("data", started)
     table = splits.whole.table
     say(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
@@ -135,8 +135,7 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
     choice = None
     if state.config.regeneration.regenerate == "auto":
-        state, choice = choose_training_data(state)
-        mined = MinedPatterns(state)
+        state, choice = choose_training_data(state, mined)
     config, splits = state.config, state.splits
     regenerated = regeneration_stage(state, mined)
     if config.uses_retrieval and config.bank.memory_data == "regenerated":
@@ -203,7 +202,7 @@ def _rank(
     look_up = None if found is None else cached(trainer.model, split, found)
     batches = state.evaluation(split, trainer.model, look_up)
     ranking = None if batches is None else trainer.rank(batches, bool(state.config["show_progress"]))
-    state.seconds["test"] = state.seconds.get("test", 0.0) + perf_counter() - clock
+    state.took("test", clock)
     return ranking
 
 

@@ -128,7 +128,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
         + ", ".join(f"{counts[origin]} {origin.name.lower()}" for origin in wanted)
         + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
     )
-    run.seconds["regeneration"] = perf_counter() - started
+    run.took("regeneration", started)
     weights = row_weights(kept, settings.row_weight)
     run.regenerated = RegeneratedDataset(run.splits.train, kept.table, weights)
     return Regenerated(kept, run.regenerated, statistics, history)

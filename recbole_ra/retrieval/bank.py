@@ -105,7 +105,7 @@ def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Sequent
             bank.save(folder / "bank")
             np.save(folder / "train_states.npy", states.numpy())
             run.finish(artifact)
-    run.seconds["bank"] = perf_counter() - started
+    run.took("bank", started)
     run.say(f"bank: {len(bank)} memories ({config.bank.memory_source}, {config.bank.index_type})")
     return Memory(bank, artifact.key, states)
 

@@ -100,7 +100,7 @@ def raft_stage(
         with as_at_the_test(run, recommender) as held_out:
             choice = choose(recommender, held_out, str(config["valid_metric"]), config.chosen_weights)
         write_json(trainer.folder / CHOICE, choice.as_json())
-        run.seconds["choice"] = perf_counter() - clock
+        run.took("choice", clock)
 
     facts: dict[str, Any] = {"chosen_weights": config.chosen_weights}
     if config.chosen_weights:  # they are chosen with that bank
@@ -126,7 +126,7 @@ def raft_stage(
     elif recommender.mixture is not None:  # nothing was held out to choose by
         use(recommender, {"mixture_weight": config.raft.mixture_weight})
     run.history.extend(trainer.history)
-    run.seconds["raft"] = perf_counter() - started
+    run.took("raft", started)
     return Raft(recommender, trainer, choice)
 
 

@@ -90,7 +90,7 @@ def backbone_stage(run: Run) -> Backbone:
         run.trust = trust(run, base.own, sequence_batches(config, run.training.prefixes, base.own))
         base.own.personalizer = None  # it has a part in training alone
     run.history.extend(trainer.history)
-    run.seconds["backbone"] = perf_counter() - started
+    run.took("backbone", started)
     return Backbone(base, trainer, digest(content))
 
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Run:
 
     ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
     ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counted where
-    that was learned, ``made`` the keys of what this run, or another of the same call, has made itself.
+    that was learned, ``known`` the keys of what this run, or another of the same call, has made or found
+    (then True: it was there before).
     """
 
     config: RaConfig
@@ -69,7 +71,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     reported: set[tuple[str, int]] = field(default_factory=set)
     folders: dict[str, Path] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
+    known: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fields = Fields.of(self.config)
@@ -80,7 +82,13 @@ class Run:
 
     def with_settings(self, config: RaConfig) -> Run:
         """Return a run of other settings on the same data, which goes on with what this one makes."""
-        return Run(config, self.splits, self.store, self.say, workers=self.workers, made=self.made)
+        found = Run(config, self.splits, self.store, self.say, workers=self.workers, known=self.known)
+        found.training_part = self.training_part
+        return found
+
+    def took(self, stage: str, started: float) -> None:
+        """Count the seconds since ``started`` as a stage's."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - started
 
     @property
     def three(self) -> tuple[Any, Any, Any]:
@@ -251,13 +259,14 @@ class Run:
 
     def _find(self, stage: str, key: str) -> Path | None:
         found = None
-        if self.config.run.reuse or key in self.made:
+        if self.config.run.reuse or key in self.known:
             found = self.store.find(stage, key, lambda damage: self.say(f"{stage}: {damage}; made again"))
         if found is not None:
             self.folders[stage] = found
-        if found is not None and key not in self.made:
-            self.reused.append(stage)
-            self.say(f"{stage}: reused {found}")
+            if key not in self.known:
+                self.say(f"{stage}: reused {found}")
+            if self.known.setdefault(key, True) and stage not in self.reused:
+                self.reused.append(stage)
         return found
 
     def start(self, artifact: Artifact, *, resume: bool | None = None) -> Path:
@@ -269,5 +278,5 @@ class Run:
         """Give a finished artifact its final name."""
         folder = self.store.finish(artifact.stage, artifact.key, artifact.content)
         self.folders[artifact.stage] = folder
-        self.made.add(artifact.key)
+        self.known[artifact.key] = False
         return folder

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
-from recbole_ra.models.recommenders import BackboneRecommender
+from recbole_ra.models.losses import half_in_softmax_alone
+from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
     RESUMED,
@@ -163,8 +164,11 @@ class RaTrainer(Trainer):
             file=sys.stderr,
         )
 
+        of_ours = isinstance(self.model, SequentialModel)
+
         def observed(batch: Any) -> Any:
-            losses = loss_func(batch)
+            with half_in_softmax_alone(self.device) if of_ours else nullcontext():
+                losses = loss_func(batch)
             if not bar.disable and bar.n % 10 == 0:
                 total = sum(part.item() for part in losses) if isinstance(losses, tuple) else losses.item()
                 bar.set_postfix(loss=f"{total:.4f}", refresh=False)

@@ -20,6 +20,7 @@ from recbole_ra.data.batching import SequenceBatches, TrainBatch
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.encoders import POSITIONS
+from recbole_ra.models.losses import half_in_softmax_alone
 from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
 
 N_ITEMS, MAX_LENGTH = 12, 8
@@ -126,15 +127,18 @@ def test_training_states_are_those_of_the_prefixes(name: str) -> None:
 
 
 @every_backbone
-def test_a_cpu_encodes_at_full_precision(name: str) -> None:
-    """Mixed precision is of the softmax there: see ``encoding`` in ``models/backbone.py``."""
+def test_mixed_precision_on_a_cpu_is_of_the_softmax_alone(name: str) -> None:
     model = build(name).eval()
-    exact = model.trained_states(batch_for(model)), model.represent(*histories())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = model.trained_states(batch_for(model)), model.represent(*histories())
-    for one, other in zip(exact, mixed, strict=True):
-        assert other.dtype == torch.float32
-        torch.testing.assert_close(one, other)
+    batch = batch_for(model)
+    exact = model.trained_states(batch)
+    expected = model.recommendation_loss(exact, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16), half_in_softmax_alone(torch.device("cpu")):
+        states = model.trained_states(batch)
+        loss = model.recommendation_loss(states, batch)
+        model.calculate_loss(batch).backward()
+    torch.testing.assert_close(states, exact)
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    assert loss != expected
 
 
 @every_backbone

@@ -48,40 +48,70 @@ def test_what_is_chosen(gains: list[tuple[float, ...]], chosen: str) -> None:
         assert kind in found.said()
 
 
-@pytest.mark.parametrize("model", ["SASRec", "RaSASRec"])
-def test_the_run_goes_on_with_what_was_chosen(model: str, regenerating: dict[str, Any]) -> None:
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a kind of training data help, and no other, whatever was measured."""
+    helps = Candidate.helps
+
+    def force(kind: str) -> None:
+        def only(self: Candidate, protocol: str) -> bool:
+            tried = self.setting.get("regenerate")
+            return helps(self, protocol) if tried is None else tried == kind
+
+        monkeypatch.setattr(Candidate, "helps", only)
+
+    return force
+
+
+@pytest.mark.parametrize(("model", "kind"), [("SASRec", "dr4sr+"), ("RaSASRec", "patterns")])
+def test_the_run_goes_on_with_what_was_chosen(
+    model: str, kind: str, regenerating: dict[str, Any], forced: Callable[[str], None]
+) -> None:
     lines: list[str] = []
-    found = run(model, **{**regenerating, "regenerate": "auto"}, say=lines.append)
+    epochs: list[tuple[str, int]] = []
+    forced(kind)
+    auto = {**regenerating, "regenerate": "auto", "reuse": False, "show_progress": True}
+    found = run(
+        model,
+        **auto,
+        say=lines.append,
+        on_epoch=lambda epoch: epochs.append((epoch["stage"], epoch["epoch"])),
+    )
     choice = found.regeneration["choice"]
+    assert choice["chosen"] == kind
     kinds = [one["setting"]["regenerate"] for one in choice["candidates"]]
     assert kinds == ["none", "patterns", "dr4sr", "dr4sr+"]
     assert choice["candidates"][0]["gain"] == {"unmasked": 0.0, "masked": 0.0, "mean": 0.0}
     assert found.regeneration["note"] in lines
     assert found.regeneration["note"] in found.table()
     assert (Path(found.folder) / "training_data.png").exists()
-    named = run(model, **{**regenerating, "regenerate": choice["chosen"]}, say=silent)
+
+    # Nothing is trained twice, and the result tells of the training that counts, once.
+    stages = ["SASRec", "RAFT"] if model == "RaSASRec" else ["SASRec"]
+    for stage in stages:
+        assert len([line for line in lines if line.startswith(f"{stage} epoch 0:")]) == len(kinds)
+    assert found.reused == []
+    assert found.seconds["backbone"] > sum(
+        one["seconds"] for one in found.history if one["stage"] == "SASRec"
+    )
+    assert epochs == [(one["stage"], one["epoch"]) for one in found.history]
+    assert {*stages} == {stage for stage, _ in epochs}
+
+    named = run(model, **{**regenerating, "regenerate": kind}, say=silent)
     assert named.test == found.test
     assert {"backbone", *(["raft"] if model.startswith("Ra") else [])} <= set(named.reused)
-    wanted = next(one for one in choice["candidates"] if one["setting"]["regenerate"] == choice["chosen"])
+    events = {path.name for path in (Path(found.folder) / "tensorboard").iterdir()}
+    assert {path.name for path in (Path(named.folder) / "tensorboard").iterdir()} <= events
+    wanted = next(one for one in choice["candidates"] if one["setting"]["regenerate"] == kind)
     if model == "SASRec":
         value = found.valid["unmasked"]["ndcg@10"]
     else:  # what is compared is the model with its memories, as their weights were chosen
-        assert "ndcg@10 with memories over the originals" in found.regeneration["note"]
+        assert "ndcg@10, with memories, over the originals" in found.regeneration["note"]
         step = found.memory["choice"]["steps"][-1]
         value = next(
             one["value"]["unmasked"] for one in step["candidates"] if one["setting"] == step["chosen"]
         )
     assert value == pytest.approx(wanted["value"]["unmasked"], abs=1e-4)
-
-
-def test_nothing_is_trained_twice(regenerating: dict[str, Any]) -> None:
-    lines: list[str] = []
-    changed = {"reuse": False, "regenerate_origins": "original+pattern", "show_progress": True}
-    found = run("RaSASRec", **{**regenerating, "regenerate": "auto", **changed}, say=lines.append)
-    assert found.reused == []
-    for stage in ("SASRec", "RAFT"):
-        firsts = [line for line in lines if line.startswith(f"{stage} epoch 0:")]
-        assert len(firsts) == len(found.regeneration["choice"]["candidates"]) == 2
 
 
 def test_settings_of_regenerated_rows_leave_the_originals_alone(regenerating: dict[str, Any]) -> None:

@@ -127,6 +127,12 @@ def test_options_run_to_a_test_result(change: dict[str, Any], shared_settings: d
     assert result.settings["dataset"] == "walks"
 
 
+def test_sparse_products_train_in_mixed_precision(shared_settings: dict[str, Any]) -> None:
+    """Torch has none of half precision on a CPU."""
+    result = run("GNN", **{**shared_settings, "enable_amp": True}, say=silent)
+    assert result.test["unmasked"]["recall@5"] > 0.3  # by chance .17
+
+
 @pytest.mark.draws
 def test_the_run_folder_holds_what_is_promised(settings: dict[str, Any]) -> None:
     result = run("RaSASRec", **settings, say=silent)
