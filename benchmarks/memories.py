@@ -44,7 +44,7 @@ from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.regeneration.mining import MAX_LENGTH, _extend, _frequent
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval import neighbours, recommender, retrieved
-from recbole_ra.retrieval.bank import Memory, bank_stage, encode_rows, recent_items
+from recbole_ra.retrieval.bank import Memory, bank_stage, encode_rows, indexed, recent_items
 from recbole_ra.retrieval.finetuning import raft_stage, retrieve_rows
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Neighbours, Queries
@@ -159,14 +159,7 @@ def keyed_by(run: Run, memory: Memory, vectors: NDArray[np.float32]) -> Iterator
 
     @functools.lru_cache(maxsize=2)  # without the validation pairs, and with them
     def bank_of(bank: MemoryBank) -> MemoryBank:
-        settings, columns = run.config.bank, {**bank.columns, "keys": vectors[: len(bank)]}
-        return MemoryBank.build(
-            *columns.values(),
-            index_kind=settings.index_type,
-            nlist=settings.nlist,
-            nprobe=settings.nprobe,
-            seed=run.config.seed_value,
-        )
+        return indexed(run.config, {**bank.columns, "keys": vectors[: len(bank)]})
 
     def find(bank: MemoryBank, states: Any, queries: Queries, *, k: int, scope: str) -> Neighbours:
         asked = order[np.searchsorted(known, queries.users * longest + queries.lengths)]

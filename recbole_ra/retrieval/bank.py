@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,7 @@ from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Queries, check_enough
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.transitions import RECENT
+from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import Backbone
 from recbole_ra.training.loaders import cut_rows
 from recbole_ra.training.run import Run
@@ -122,6 +124,11 @@ def build_bank(run: Run, mined: MinedPatterns, base: SequentialModel, states: to
     if config.bank.memory_source in ("patterns", "both"):
         parts.append(pattern_memories(run, mined.table, base))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return indexed(config, columns)
+
+
+def indexed(config: RaConfig, columns: Mapping[str, Any]) -> MemoryBank:
+    """Build a bank of these columns with the index that the settings ask for."""
     return MemoryBank.build(
         **columns,
         index_kind=config.bank.index_type,
