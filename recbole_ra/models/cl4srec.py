@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recbole_ra.core.setting import setting
+from recbole_ra.core.setting import inherited, setting
 from recbole_ra.data.batching import TrainBatch
 from recbole_ra.models.augmentation import two_views
 from recbole_ra.models.encoders import ContrastSettings
@@ -17,8 +17,13 @@ from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 @dataclass(frozen=True)
 class CL4SRecSettings(ContrastSettings, SASRecSettings):
-    """SASRec's architecture and the contrastive term, with the authors' shares of its augmentations."""
+    """SASRec's architecture and the contrastive term, with the authors' shares of its augmentations.
 
+    The authors' weight of the term, .1 beside binary cross-entropy, does more harm beside cross-entropy
+    (docs/results.md).
+    """
+
+    lmd: float = inherited(ContrastSettings, "lmd", 0.01)
     crop_share: float = setting(
         0.6, "share of a history that a crop keeps", low=0, high=1, shapes="backbone", expert=True
     )
