@@ -82,6 +82,8 @@ class TrainBatch(Movable):
         Of each target in the loss; by default all are 1.
     weigh : callable, optional
         Gives the weights from the states that predict the targets, [T, D] -> [T].
+    is_original : bool, shape [T], optional
+        Whether each target is of an original sequence; by default all are.
     """
 
     groups: list[LengthGroup]
@@ -91,6 +93,7 @@ class TrainBatch(Movable):
     positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     weights: Tensor | None = None
     weigh: Callable[[Tensor], Tensor] | None = None
+    is_original: Tensor | None = None
 
 
 @dataclass
@@ -161,6 +164,8 @@ class SequenceBatches:
     def __post_init__(self) -> None:
         self._block, self._block_size = _blocks(self.prefixes)
         self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
+        is_original = self.prefixes.table.made_of("original")
+        self._is_original = None if is_original.all() else is_original
 
     def __len__(self) -> int:
         counted = len(self.prefixes) if self.batch_of == "targets" else self.n_passes
@@ -217,6 +222,8 @@ class SequenceBatches:
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
         if self.weights is not None:
             batch.weights = torch.from_numpy(self.weights[rows])
+        if self._is_original is not None:
+            batch.is_original = torch.from_numpy(self._is_original[self.prefixes.sequence[rows]])
         if self._same_target is not None:
             positives = self._same_target.draw(rows, rng)
             batch.positives, order = self._groups(positives, np.arange(len(rows) + 1))

@@ -28,6 +28,10 @@ class Origin(IntEnum):
     REGENERATED = 2
 
 
+SOURCES = ("training", "original", "regenerated")
+"""Which of the training sequences something is made of: all, the original ones, or the others."""
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceTable:
     """Sequences of item ids in chronological order.
@@ -120,6 +124,12 @@ class SequenceTable:
             users=self.users[sequence],
             origin=self.origin[sequence],
         )
+
+    def made_of(self, source: str) -> NDArray[np.bool_]:
+        """Mark the sequences of one of :data:`SOURCES`, shape [sequences]."""
+        if source == "training":
+            return np.ones(len(self), dtype=np.bool_)
+        return (self.origin == Origin.ORIGINAL) == (source == "original")
 
     def save(self, path: Path) -> None:
         """Write everything but the times as ``.npz``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from recbole_ra.core.setting import inherited, setting
 from recbole_ra.data.batching import TrainBatch
+from recbole_ra.data.table import SOURCES
 from recbole_ra.models.augmentation import two_views
 from recbole_ra.models.encoders import ContrastSettings
 from recbole_ra.models.losses import info_nce
@@ -32,6 +34,13 @@ class CL4SRecSettings(ContrastSettings, SASRecSettings):
     )
     reorder_share: float = setting(
         0.6, "share of it that is reordered", low=0, high=1, shapes="backbone", expert=True
+    )
+    contrast_data: str = setting(
+        "training",
+        "histories whose views are contrasted: all that train, the original ones, or the others",
+        choices=SOURCES,
+        shapes="backbone",
+        expert=True,
     )
 
 
@@ -60,16 +69,33 @@ class CL4SRec(SASRec):
         if self.settings.lmd == 0:
             return loss
         views: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for group in batch.groups:
+        for items, lengths in self.contrasted(batch):
             pair = two_views(
-                group.items,
-                group.lengths,
+                items,
+                lengths,
                 crop=self.settings.crop_share,
                 mask=self.settings.mask_share,
                 reorder=self.settings.reorder_share,
                 mask_id=self.n_items,
             )
-            for states, (items, lengths) in zip(views, pair, strict=True):
-                states.append(self.represent(items, lengths))
+            for states, view in zip(views, pair, strict=True):
+                states.append(self.represent(*view))
+        if not views[0]:
+            return loss
         one, other = (torch.cat(states) for states in views)
         return loss + self.settings.lmd * info_nce(one, other, self.settings.tau)
+
+    def contrasted(self, batch: TrainBatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the histories whose views are contrasted, group by group: items [b, L], lengths [b]."""
+        source = self.settings.contrast_data
+        if source == "training" or batch.is_original is None:
+            yield from ((group.items, group.lengths) for group in batch.groups)
+            return
+        sizes = [len(group.slot) for group in batch.groups]
+        wanted = torch.split(batch.is_original == (source == "original"), sizes)
+        for group, is_wanted in zip(batch.groups, wanted, strict=True):
+            row = group.slot.div(group.at.shape[1], rounding_mode="floor")
+            takes_part = torch.zeros_like(group.lengths, dtype=torch.bool)
+            takes_part[row[is_wanted]] = True
+            if takes_part.any():
+                yield group.items[takes_part], group.lengths[takes_part]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_ra.core.setting import setting
 from recbole_ra.data.batching import TrainBatch
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import SOURCES, SequenceTable
 from recbole_ra.models.buffers import GrowingBuffers
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
@@ -41,6 +41,13 @@ class GNNSettings(SASRecSettings):
     gnn_window: int = setting(
         2, "items apart that are still neighbours in the graph", low=1, shapes="backbone", expert=True
     )
+    graph_data: str = setting(
+        "training",
+        "sequences that the graph is made of: all that train, the originals among them, or the others",
+        choices=SOURCES,
+        shapes="backbone",
+        expert=True,
+    )
 
 
 class GNN(GrowingBuffers, SASRec):
@@ -60,17 +67,19 @@ class GNN(GrowingBuffers, SASRec):
     def __init__(self, n_items: int, max_length: int, settings: GNNSettings) -> None:
         super().__init__(n_items, max_length, settings)
         self.layers, self.window = settings.gnn_layers, settings.gnn_window
+        self.graph_data = settings.graph_data
         self.register_buffer("edges", torch.empty(2, 0, dtype=torch.int64))
         self.register_buffer("weights", torch.empty(0))
         self._known: tuple[tuple[int, int], Tensor] | None = None
         self._in_step: Tensor | None = None
 
     def see(self, table: SequenceTable) -> None:
-        """Make the graph of the sequences that it is trained on."""
+        """Make the graph of the sequences that it is trained on, those of ``graph_data`` among them."""
         counts = sparse.csr_array((self.n_items, self.n_items))
         inside = np.repeat(np.arange(len(table)), table.lengths)
+        takes_part = table.made_of(self.graph_data)[inside]
         for distance in range(1, self.window + 1):
-            same = inside[distance:] == inside[:-distance]
+            same = (inside[distance:] == inside[:-distance]) & takes_part[distance:]
             pair = table.items[:-distance][same], table.items[distance:][same]
             found = (np.full(len(pair[0]), 1 / distance), pair)
             counts = counts + sparse.coo_array(found, shape=counts.shape).tocsr()

@@ -63,6 +63,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     if regeneration.promoter_agrees and not regeneration.diversity:
         yield "promoter_agrees=True asks the promoter, which there is none of with diversity=False; drop one"
     yield from _of_rows(config)
+    yield from _of_sources(config)
     yield from _of_choice(config)
     if config.only_regenerates and kind not in ("dr4sr", "patterns"):
         yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
@@ -135,6 +136,28 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
             yield f"{what} and workers={config.run.workers}: use one worker"
         if said[key] and config.personalisation.personalize != "none":
             yield f"{what} and personalize={config.personalisation.personalize!r}: use one of them"
+
+
+def _of_sources(config: RaConfig) -> Iterator[str]:
+    """Refuse a graph or views of sequences that do not train."""
+    settings = config.regeneration
+    for key in ("graph_data", "contrast_data"):
+        source = getattr(config.architecture, key, "training")
+        if source == "training":
+            continue
+        said, those = (
+            f"{key}={source!r}",
+            {"original"} if source == "original" else {"pattern", "regenerated"},
+        )
+        if settings.regenerate == "none":
+            yield f"{said} but nothing is regenerated; add --regenerate=dr4sr"
+        elif source == "regenerated" and settings.regenerate == "auto":
+            yield f"{said}: regenerate=auto may choose the originals; use {key}=training"
+        elif not those & {*settings.origins}:
+            yield (
+                f"{said}: no such row trains with regenerate_origins={settings.regenerate_origins!r}; add "
+                f"{' or '.join(sorted(those))}"
+            )
 
 
 def _of_personalisation(config: RaConfig) -> Iterator[str]:

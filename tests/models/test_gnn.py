@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_ra.data.table import SequenceTable
+from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.models.gnn import GNN, GNNSettings
 
 
@@ -41,6 +41,19 @@ def test_vectors_are_propagated(window: int) -> None:
     model.item_table.sum().backward()
     assert own.grad is not None
     assert own.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"), [("training", [0, 1, 2, 3]), ("original", [0, 2]), ("regenerated", [1, 3])]
+)
+def test_the_graph_is_of_the_sequences_asked_for(source: str, rows: list[int]) -> None:
+    sequences = [[1, 2, 3], [3, 4], [2, 5, 1, 4], [6, 1, 2]]
+    offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
+    origin = np.array([Origin.ORIGINAL, Origin.PATTERN, Origin.ORIGINAL, Origin.REGENERATED])
+    model = GNN(8, 5, GNNSettings(hidden_size=4, gnn_layers=1, graph_data=source))
+    model.see(SequenceTable.from_arrays(np.concatenate(sequences), offsets, 8, origin=origin))
+    own, joined = model.item_embedding.weight, adjacency([sequences[row] for row in rows], 8, 2)
+    torch.testing.assert_close(model.item_table, (own + joined @ own) / 2)
 
 
 def test_the_graph_is_part_of_a_checkpoint() -> None:

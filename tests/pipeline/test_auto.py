@@ -124,6 +124,13 @@ def test_settings_of_regenerated_rows_leave_the_originals_alone(regenerating: di
     assert before == pytest.approx(plain.valid["unmasked"]["ndcg@10"], abs=1e-4)
 
 
+def test_a_graph_of_the_originals_is_every_graph_without_others(regenerating: dict[str, Any]) -> None:
+    short = {**regenerating, "epochs": 2, "evaluate_test": False, "regenerate_origins": "original+pattern"}
+    found = run("GNN", **{**short, "regenerate": "auto", "graph_data": "original"}, say=silent)
+    tried = found.regeneration["choice"]["candidates"]
+    assert [one["setting"]["regenerate"] for one in tried] == ["none", "patterns"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

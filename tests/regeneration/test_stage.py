@@ -344,6 +344,36 @@ def test_settings_of_rows_that_do_not_go_together(
         run("SASRec", **{**regenerating, **change}, say=silent)
 
 
+@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_data"), ("CL4SRec", "contrast_data")])
+@pytest.mark.parametrize(
+    ("source", "change", "message"),
+    [
+        ("original", {"regenerate": "none"}, "but nothing is regenerated; add --regenerate=dr4sr"),
+        ("regenerated", {"regenerate": "auto"}, "regenerate=auto may choose the originals"),
+        ("original", {"regenerate_origins": "pattern"}, "no such row trains with .*; add original"),
+        ("regenerated", {"regenerate_origins": "original"}, "add pattern or regenerated"),
+    ],
+)
+def test_a_graph_or_views_of_rows_that_do_not_train(
+    model: str, key: str, source: str, change: dict[str, Any], message: str, regenerating: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError, match=f"{key}='{source}'.*{message}"):
+        run(model, **{**regenerating, key: source, **change}, say=silent)
+
+
+@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_data"), ("CL4SRec", "contrast_data")])
+def test_the_graph_and_the_views_may_be_of_other_rows_than_those_that_train(
+    model: str, key: str, regenerating: dict[str, Any]
+) -> None:
+    """Figure 5 of DR4SR: the training data is one thing, what graph or views are made of another."""
+    short = {**regenerating, "regenerate": "patterns", "epochs": 2}
+    losses = {
+        source: run(model, **{**short, key: source}, say=silent).history[-1]["loss"]
+        for source in ("training", "original", "regenerated")
+    }
+    assert len({round(loss, 6) for loss in losses.values()}) == 3
+
+
 def test_early_stopping_waits_for_the_originals(settings: dict[str, Any]) -> None:
     found = run(
         "SASRec",
