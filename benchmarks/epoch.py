@@ -1,6 +1,6 @@
-"""One epoch of a model of ours, and of RecBole 1.2.1's where it has the model, in turn in one run.
+"""One epoch of models of ours, and of RecBole 1.2.1's where it has the model, in turn in one run.
 
-    python benchmarks/epoch.py --data_path=dataset --dataset=amazon-beauty --model=SASRec --rounds=2
+    python benchmarks/epoch.py --data_path=dataset --dataset=amazon-beauty --models=SASRec,GRU4Rec --rounds=2
 
 Both train with full softmax over the catalogue (D 64, histories of 50, 2048 targets a step) on one split;
 SASRec in RecBole's layout and with plain labels, as the two are to compute the same. Prints seconds of each
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -77,13 +78,8 @@ def our_epoch(config: RaConfig, folder: Path) -> tuple[float, float]:
     return prepared, perf_counter() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--dataset", default="amazon-beauty")
-    parser.add_argument("--model", default="SASRec", choices=list(BACKBONES))
-    parser.add_argument("--rounds", type=int, default=1)
-    given, words = parser.parse_known_args()
-    chosen, files = parse_settings(words)
+def compare(name: str, given: argparse.Namespace, files: list[str], chosen: dict[str, Any]) -> None:
+    """Print the seconds of each round, and the ratio to RecBole's where it has the model."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         settings = {
@@ -92,15 +88,14 @@ def main() -> None:
             "state": "ERROR",
             "train_batch_size": 2048,
             "label_smoothing": 0.0,
-            **(AS_RECBOLE if given.model == "SASRec" else {}),
+            **(AS_RECBOLE if name == "SASRec" else {}),
             **chosen,
         }
-        config = RaConfig(given.model, given.dataset, files, settings)
-        has_peer = given.model in IN_RECBOLE
-        print(f"{given.model}, {given.dataset}, {torch.get_num_threads()} threads, {config.feed}")
+        config = RaConfig(name, given.dataset, files, settings)
+        print(f"{name}, {given.dataset}, {torch.get_num_threads()} threads, {config.feed}")
         for number in range(given.rounds):
             ours_ready, ours = our_epoch(config, Path(folder))
-            if not has_peer:
+            if name not in IN_RECBOLE:
                 print(f"round {number}: {ours:.1f} s (+ {ours_ready:.1f} s)", flush=True)
                 continue
             peer_ready, peer = peer_epoch(config)
@@ -111,7 +106,18 @@ def main() -> None:
                 flush=True,
             )
     if ratios:
-        print(f"median ratio {statistics.median(ratios):.1f}")
+        print(f"median ratio {statistics.median(ratios):.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dataset", default="amazon-beauty")
+    parser.add_argument("--models", default="SASRec", help=f"some of {', '.join(BACKBONES)}")
+    parser.add_argument("--rounds", type=int, default=1)
+    given, words = parser.parse_known_args()
+    chosen, files = parse_settings(words)
+    for name in given.models.split(","):
+        compare(name, given, files, chosen)
 
 
 if __name__ == "__main__":
