@@ -193,8 +193,7 @@ class _FusedSoftmax(torch.autograd.Function):
         smoothing: float,
     ) -> Tensor:
         n_targets, n_items = len(states), len(table)
-        budget = CPU_CHUNK_ELEMENTS if states.device.type == "cpu" else GPU_CHUNK_ELEMENTS
-        chunk = max(16, budget // n_items)
+        chunk = _rows_at_once(states, table)
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         losses = None if weights is None else torch.empty_like(weights)
@@ -287,16 +286,26 @@ def _plain_softmax_loss(
     skip_diagonal: bool,
     smoothing: float,
 ) -> Tensor:
-    logits = states @ table.T
-    if offsets is not None:
-        logits = offsets.add_to(logits)
-    if skip_diagonal:
-        logits = logits.masked_fill(
-            torch.eye(len(states), dtype=torch.bool, device=states.device), float("-inf")
-        )
-    if weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    return (weights * F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)).mean()
+    """Compute the loss by what can be differentiated as often as wanted, chunk by chunk in the cache."""
+    total = states.new_zeros(())
+    chunk = _rows_at_once(states, table)
+    for first in range(0, len(states), chunk):
+        part = slice(first, first + chunk)
+        logits = states[part] @ table.T
+        if offsets is not None:
+            logits = ItemOffsets(offsets.items[part], offsets.values[part]).add_to(logits)
+        if skip_diagonal:
+            column = torch.arange(len(table), device=states.device)
+            logits = logits.masked_fill(column == column[part, None], float("-inf"))
+        losses = F.cross_entropy(logits, targets[part], reduction="none", label_smoothing=smoothing)
+        total = total + (losses if weights is None else weights[part] * losses).sum()
+    return total / len(states)
+
+
+def _rows_at_once(states: Tensor, table: Tensor) -> int:
+    """Return of how many rows the logits are made together."""
+    budget = CPU_CHUNK_ELEMENTS if states.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+    return max(16, budget // len(table))
 
 
 def _softmax_loss(
