@@ -2,8 +2,8 @@
 
     python benchmarks/epoch.py --data_path=dataset --dataset=amazon-beauty --models=SASRec,GRU4Rec --rounds=2
 
-Both train with full softmax over the catalogue (D 64, histories of 50, 2048 targets a step) on one split;
-SASRec in RecBole's layout and with plain labels, as the two are to compute the same. Prints seconds of each
+Both train with full softmax over the catalogue and plain labels (D 64, histories of 50, 2048 targets a
+step) on one split; SASRec in RecBole's layout, as the two are to compute the same. Prints seconds of each
 epoch and their ratio. Further words are settings, as on the command line.
 """
 
@@ -78,7 +78,7 @@ def our_epoch(config: RaConfig, folder: Path) -> tuple[float, float]:
     return prepared, perf_counter() - started
 
 
-def compare(name: str, given: argparse.Namespace, files: list[str], chosen: dict[str, Any]) -> None:
+def measure(name: str, dataset: str, rounds: int, files: list[str], chosen: dict[str, Any]) -> None:
     """Print the seconds of each round, and the ratio to RecBole's where it has the model."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +91,9 @@ def compare(name: str, given: argparse.Namespace, files: list[str], chosen: dict
             **(AS_RECBOLE if name == "SASRec" else {}),
             **chosen,
         }
-        config = RaConfig(name, given.dataset, files, settings)
-        print(f"{name}, {given.dataset}, {torch.get_num_threads()} threads, {config.feed}")
-        for number in range(given.rounds):
+        config = RaConfig(name, dataset, files, settings)
+        print(f"{name}, {dataset}, {torch.get_num_threads()} threads, {config.feed}")
+        for number in range(rounds):
             ours_ready, ours = our_epoch(config, Path(folder))
             if name not in IN_RECBOLE:
                 print(f"round {number}: {ours:.1f} s (+ {ours_ready:.1f} s)", flush=True)
@@ -110,14 +110,20 @@ def compare(name: str, given: argparse.Namespace, files: list[str], chosen: dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--models", default="SASRec", help=f"some of {', '.join(BACKBONES)}")
     parser.add_argument("--rounds", type=int, default=1)
     given, words = parser.parse_known_args()
     chosen, files = parse_settings(words)
-    for name in given.models.split(","):
-        compare(name, given, files, chosen)
+    names = given.models.split(",")
+    for name in names:
+        if name not in BACKBONES:
+            parser.error(f"--models: {name!r} is no backbone of ours; they are {', '.join(BACKBONES)}")
+    for name in names:
+        measure(name, given.dataset, given.rounds, files, chosen)
 
 
 if __name__ == "__main__":

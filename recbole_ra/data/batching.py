@@ -51,6 +51,8 @@ class LengthGroup(Movable):
         Positions of each pass whose states predict targets; unused places are 0.
     slot : int64, shape [t]
         Where in the flattened ``[b, P]`` the state of each of the group's targets stands.
+    origin : uint8, shape [b]
+        An :class:`Origin` of the sequence of each pass.
     first : int64, shape [b], optional
         Position in a longer history where each pass begins; by default 0.
     """
@@ -59,6 +61,7 @@ class LengthGroup(Movable):
     lengths: Tensor
     at: Tensor
     slot: Tensor
+    origin: Tensor
     first: Tensor | None = None
 
 
@@ -82,8 +85,6 @@ class TrainBatch(Movable):
         Of each target in the loss; by default all are 1.
     weigh : callable, optional
         Gives the weights from the states that predict the targets, [T, D] -> [T].
-    is_original : bool, shape [T], optional
-        Whether each target is of an original sequence; by default all are.
     """
 
     groups: list[LengthGroup]
@@ -93,7 +94,6 @@ class TrainBatch(Movable):
     positive_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     weights: Tensor | None = None
     weigh: Callable[[Tensor], Tensor] | None = None
-    is_original: Tensor | None = None
 
 
 @dataclass
@@ -164,8 +164,6 @@ class SequenceBatches:
     def __post_init__(self) -> None:
         self._block, self._block_size = _blocks(self.prefixes)
         self._same_target = SameTarget(self.prefixes.targets) if self.with_positives else None
-        is_original = self.prefixes.table.made_of("original")
-        self._is_original = None if is_original.all() else is_original
 
     def __len__(self) -> int:
         counted = len(self.prefixes) if self.batch_of == "targets" else self.n_passes
@@ -222,8 +220,6 @@ class SequenceBatches:
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
         if self.weights is not None:
             batch.weights = torch.from_numpy(self.weights[rows])
-        if self._is_original is not None:
-            batch.is_original = torch.from_numpy(self._is_original[self.prefixes.sequence[rows]])
         if self._same_target is not None:
             positives = self._same_target.draw(rows, rng)
             batch.positives, order = self._groups(positives, np.arange(len(rows) + 1))
@@ -256,6 +252,7 @@ class SequenceBatches:
         pass_of_row, target = pass_of_row[order], target[order]
         state = target - 1 - start[pass_of_row]
         first_row = np.searchsorted(pass_of_row, np.arange(len(pass_start)))
+        origin = prefixes.table.origin[prefixes.sequence[pass_start[:-1]]][by_length]
         nth = np.arange(len(rows)) - first_row[pass_of_row]
 
         groups = []
@@ -266,7 +263,7 @@ class SequenceBatches:
             at[row, column] = state[inside]
             items = gather_windows(prefixes.table.items, start[a:b], length[a:b])
             slot = row * at.shape[1] + column
-            group = LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot)))
+            group = LengthGroup(*map(torch.from_numpy, (items, length[a:b], at, slot, origin[a:b])))
             group.first = None if first is None else torch.from_numpy(first[by_length[a:b]])
             groups.append(group)
         return groups, order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -28,8 +29,8 @@ class Origin(IntEnum):
     REGENERATED = 2
 
 
-SOURCES = ("training", "original", "regenerated")
-"""Which of the training sequences something is made of: all, the original ones, or the others."""
+ORIGINS = tuple(origin.name.lower() for origin in Origin)
+"""Names of the origins, as settings join them by ``+``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +126,9 @@ class SequenceTable:
             origin=self.origin[sequence],
         )
 
-    def made_of(self, source: str) -> NDArray[np.bool_]:
-        """Mark the sequences of one of :data:`SOURCES`, shape [sequences]."""
-        if source == "training":
-            return np.ones(len(self), dtype=np.bool_)
-        return (self.origin == Origin.ORIGINAL) == (source == "original")
+    def is_from(self, origins: Iterable[str]) -> NDArray[np.bool_]:
+        """Mark the sequences of some :data:`ORIGINS`, shape [sequences]."""
+        return np.isin(self.origin, [ORIGINS.index(name) for name in origins])
 
     def save(self, path: Path) -> None:
         """Write everything but the times as ``.npz``."""
@@ -214,6 +213,11 @@ class Prefixes:
         """Return the prefixes themselves, right-padded with 0, shape [rows, width or longest]."""
         lengths = self.lengths
         return gather_windows(self.table.items, self.flat_position - lengths, lengths, width)
+
+
+def split_origins(joined: str) -> tuple[str, ...]:
+    """Read names of :data:`ORIGINS` that are joined by ``+``."""
+    return tuple(joined.lower().split("+"))
 
 
 def offsets_of(lengths: NDArray[np.integer]) -> IntArray:

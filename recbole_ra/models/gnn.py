@@ -13,8 +13,9 @@ from torch import Tensor
 
 from recbole_ra.core.setting import setting
 from recbole_ra.data.batching import TrainBatch
-from recbole_ra.data.table import SOURCES, SequenceTable
+from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.buffers import GrowingBuffers
+from recbole_ra.models.origins import origins_setting, rows_of
 from recbole_ra.models.sasrec import SASRec, SASRecSettings
 
 
@@ -41,13 +42,7 @@ class GNNSettings(SASRecSettings):
     gnn_window: int = setting(
         2, "items apart that are still neighbours in the graph", low=1, shapes="backbone", expert=True
     )
-    graph_data: str = setting(
-        "training",
-        "sequences that the graph is made of: all that train, the originals among them, or the others",
-        choices=SOURCES,
-        shapes="backbone",
-        expert=True,
-    )
+    graph_origins: str = origins_setting("that the graph is made of")
 
 
 class GNN(GrowingBuffers, SASRec):
@@ -67,17 +62,17 @@ class GNN(GrowingBuffers, SASRec):
     def __init__(self, n_items: int, max_length: int, settings: GNNSettings) -> None:
         super().__init__(n_items, max_length, settings)
         self.layers, self.window = settings.gnn_layers, settings.gnn_window
-        self.graph_data = settings.graph_data
+        self.graph_origins = settings.graph_origins
         self.register_buffer("edges", torch.empty(2, 0, dtype=torch.int64))
         self.register_buffer("weights", torch.empty(0))
         self._known: tuple[tuple[int, int], Tensor] | None = None
         self._in_step: Tensor | None = None
 
     def see(self, table: SequenceTable) -> None:
-        """Make the graph of the sequences that it is trained on, those of ``graph_data`` among them."""
+        """Make the graph of the sequences that it is trained on, those of ``graph_origins`` among them."""
         counts = sparse.csr_array((self.n_items, self.n_items))
         inside = np.repeat(np.arange(len(table)), table.lengths)
-        takes_part = table.made_of(self.graph_data)[inside]
+        takes_part = rows_of(table, "graph_origins", self.graph_origins)[inside]
         for distance in range(1, self.window + 1):
             same = (inside[distance:] == inside[:-distance]) & takes_part[distance:]
             pair = table.items[:-distance][same], table.items[distance:][same]

@@ -14,7 +14,7 @@ from recbole_ra.models.losses import LossSettings
 
 @dataclass(frozen=True)
 class GRU4RecSettings(LossSettings):
-    """Architecture of GRU4Rec; names are RecBole's, defaults those that did best (docs/results.md)."""
+    """Architecture of GRU4Rec; names are RecBole's, width and dropout did better (docs/results.md)."""
 
     embedding_size: int = setting(
         64, "width of states and item vectors", low=1, shapes="backbone", expert=True

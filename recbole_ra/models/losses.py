@@ -286,7 +286,10 @@ def _plain_softmax_loss(
     skip_diagonal: bool,
     smoothing: float,
 ) -> Tensor:
-    """Compute the loss by what can be differentiated as often as wanted, chunk by chunk in the cache."""
+    """Compute the loss by what can be differentiated as often as wanted.
+
+    A CPU does it chunk by chunk in the cache; a graph still holds all logits.
+    """
     total = states.new_zeros(())
     chunk = _rows_at_once(states, table)
     for first in range(0, len(states), chunk):

@@ -40,8 +40,8 @@ UNREAD = {
         "position_offset",
         "regenerate_epochs",
         "min_multiplicity",
-        "graph_data",
-        "contrast_data",
+        "graph_origins",
+        "contrast_origins",
     ),
     "patterns": ("min_multiplicity",),
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from recbole_ra.core.errors import nearest
-from recbole_ra.data.table import Origin
+from recbole_ra.data.table import ORIGINS, split_origins
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
 from recbole_ra.settings.stages import stages_before
@@ -43,7 +43,7 @@ def longest_decoded(config: RaConfig) -> int:
 
 def _of_regeneration(config: RaConfig) -> Iterator[str]:
     """Check the settings of regeneration."""
-    regeneration, known = config.regeneration, [origin.name.lower() for origin in Origin]
+    regeneration = config.regeneration
     kind = regeneration.regenerate
     if kind not in REGENERATIONS and not os.path.exists(kind):
         names = ", ".join(REGENERATIONS)
@@ -63,16 +63,11 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     if regeneration.promoter_agrees and not regeneration.diversity:
         yield "promoter_agrees=True asks the promoter, which there is none of with diversity=False; drop one"
     yield from _of_rows(config)
-    yield from _of_sources(config)
+    yield from _of_parts(config)
     yield from _of_choice(config)
     if config.only_regenerates and kind not in ("dr4sr", "patterns"):
         yield f"regenerate={kind!r}: model {REGENERATOR} makes a data set; use dr4sr or patterns"
-    for origin in regeneration.origins:
-        if origin not in known:
-            yield (
-                f"regenerate_origins: unknown origin {origin!r}{nearest(origin, known)}; "
-                f"known: {'+'.join(known)}"
-            )
+    yield from _unknown_origins("regenerate_origins", regeneration.origins)
     if regeneration.regenerator_width % 2:
         yield f"regenerator_width={regeneration.regenerator_width} must be even: it has 2 attention heads"
     if regeneration.decode_length > longest_decoded(config):
@@ -138,37 +133,35 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
             yield f"{what} and personalize={config.personalisation.personalize!r}: use one of them"
 
 
-def _of_sources(config: RaConfig) -> Iterator[str]:
-    """Refuse a graph or views of sequences that do not train."""
-    settings = config.regeneration
-    for key in ("graph_data", "contrast_data"):
-        source = getattr(config.architecture, key, "training")
-        if source == "training":
+def _of_parts(config: RaConfig) -> Iterator[str]:
+    """Refuse a graph or views of rows that do not train, or that nothing looks at."""
+    regeneration = config.regeneration
+    for key in ("graph_origins", "contrast_origins"):
+        if key not in config.chosen:
             continue
-        said, those = (
-            f"{key}={source!r}",
-            {"original"} if source == "original" else {"pattern", "regenerated"},
-        )
-        if settings.regenerate == "none":
+        said, wanted = f"{key}={config[key]!r}", split_origins(config[key])
+        yield from _unknown_origins(key, wanted)
+        if regeneration.regenerate == "none":
             yield f"{said} but nothing is regenerated; add --regenerate=dr4sr"
-        elif source == "regenerated" and settings.regenerate == "auto":
-            yield f"{said}: regenerate=auto may choose the originals; use {key}=training"
-        elif not those & {*settings.origins}:
-            yield (
-                f"{said}: no such row trains with regenerate_origins={settings.regenerate_origins!r}; add "
-                f"{' or '.join(sorted(those))}"
-            )
+        elif regeneration.regenerate == "auto" and "original" not in wanted:
+            yield f"{said}: regenerate=auto may choose the originals; let it hold original"
+        elif not {*wanted} & {*regeneration.origins}:
+            yield f"{said}: none of them is in regenerate_origins={regeneration.regenerate_origins!r}"
+        if key == "contrast_origins" and config["lmd"] == 0:
+            yield f"{said} but nothing is contrasted with lmd=0; drop one"
+
+
+def _unknown_origins(key: str, given: Sequence[str]) -> Iterator[str]:
+    """Name what is no origin."""
+    for origin in given:
+        if origin not in ORIGINS:
+            yield f"{key}: unknown origin {origin!r}{nearest(origin, ORIGINS)}; known: {'+'.join(ORIGINS)}"
 
 
 def _of_personalisation(config: RaConfig) -> Iterator[str]:
     """Refuse weights of rows that are not there, or of a backbone that takes none."""
-    settings, known = config.personalisation, [origin.name.lower() for origin in Origin]
-    for origin in settings.weighed_origins:
-        if origin not in known:
-            yield (
-                f"personalize_origins: unknown origin {origin!r}{nearest(origin, known)}; "
-                f"known: {'+'.join(known)}"
-            )
+    settings = config.personalisation
+    yield from _unknown_origins("personalize_origins", settings.weighed_origins)
     if settings.personalize == "none":
         return
     if config.backbone not in BACKBONES:
@@ -190,9 +183,12 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     """Refuse a module that cannot be built, and memories that no training query may see."""
     if not config.uses_retrieval:
         return
-    raft, width = config.raft, getattr(config.architecture, "hidden_size", 0)
+    raft = config.raft
+    # GRU4Rec has both: its states are as wide as item vectors.
+    name = "embedding_size" if hasattr(config.architecture, "embedding_size") else "hidden_size"
+    width = getattr(config.architecture, name, 0)
     if width % raft.ram_heads:
-        yield f"ram_heads={raft.ram_heads} does not divide hidden_size={width}; choose a divisor"
+        yield f"ram_heads={raft.ram_heads} does not divide {name}={width}; choose a divisor"
     if raft.finetune == "all" and not raft.fuses:
         yield (
             f"finetune='all': fusion={raft.fusion!r} has nothing that a backbone could learn with; use "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recbole_ra.core.setting import setting
+from recbole_ra.data.table import split_origins
 from recbole_ra.models.history import HISTORY_BIASES
 
 FUSIONS = ("raserec", "scaled", "gate", "entropy", "random")
@@ -223,7 +224,7 @@ class RegenerationSettings:
     @property
     def origins(self) -> tuple[str, ...]:
         """Names of the origins that train."""
-        return tuple(self.regenerate_origins.lower().split("+"))
+        return split_origins(self.regenerate_origins)
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ class PersonalisationSettings:
     @property
     def weighed_origins(self) -> tuple[str, ...]:
         """Names of the origins that are weighed."""
-        return tuple(self.personalize_origins.lower().split("+"))
+        return split_origins(self.personalize_origins)
 
 
 @dataclass(frozen=True)

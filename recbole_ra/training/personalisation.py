@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
-from recbole_ra.data.table import Origin, Prefixes
+from recbole_ra.data.table import Prefixes
 from recbole_ra.models.backbone import Backbone, EncoderBackbone
 from recbole_ra.models.personalizer import Personalizer
 from recbole_ra.settings.declared import PersonalisationSettings
@@ -151,8 +151,7 @@ class PersonalizedTrainer(RaTrainer):
 
 def is_weighed(settings: PersonalisationSettings, rows: Prefixes) -> NDArray[np.bool_]:
     """Tell which training targets are weighed, shape [rows]; the others count 1."""
-    wanted = [origin.value for origin in Origin if origin.name.lower() in settings.weighed_origins]
-    return np.isin(rows.table.origin[rows.sequence], wanted)
+    return rows.table.is_from(settings.weighed_origins)[rows.sequence]
 
 
 @torch.no_grad()

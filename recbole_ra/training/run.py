@@ -180,7 +180,8 @@ class Run:
                     f"{path}: {other}; name the data that it was trained on with --regenerate"
                 )
             self.say(f"{path}: {other}; these are remembered, not trained on")
-        trained_with = found["settings"]
+        # An earlier version had not all settings: it trained as their defaults say.
+        trained_with = {**self.config.model_defaults, **found["settings"]}
         for name, value in identity["settings"].items():
             if trained_with.get(name) != value:
                 raise CheckpointError(

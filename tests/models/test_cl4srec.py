@@ -1,62 +1,87 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+from recbole_ra.core.errors import DataError
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
-from recbole_ra.data.table import Origin, Prefixes, SequenceTable
+from recbole_ra.data.curriculum import Curriculum
+from recbole_ra.data.table import ORIGINS, Origin, Prefixes, SequenceTable
 from recbole_ra.models.cl4srec import CL4SRec, CL4SRecSettings
 
-N_ITEMS = 30
+N_ITEMS = 46
+MIXED = np.resize([Origin.ORIGINAL, Origin.PATTERN, Origin.REGENERATED], 21)
 
 
-def batches(origin: np.ndarray | Origin, targets_per_pass: int = 3) -> list[TrainBatch]:
-    """Rows of six items; originals have items below 16, the others from 16 on."""
-    rng = np.random.default_rng(0)
-    origin = np.broadcast_to(origin, 20)
-    items = rng.integers(1, 15, (20, 6)) + 15 * (origin != Origin.ORIGINAL)[:, None]
-    table = SequenceTable.from_arrays(items.ravel(), np.arange(0, 121, 6), N_ITEMS, origin=origin)
-    rows = Prefixes.all_of(table, 6)
-    made = SequenceBatches(rows, batch_size=40, targets_per_pass=targets_per_pass, n_groups=3, seed=0)
-    return list(made)
+def table(origin: np.ndarray) -> SequenceTable:
+    """Rows of six items each, 1 to 15 in originals, 16 to 30 in patterns, 31 to 45 in decoded rows."""
+    items = np.random.default_rng(0).integers(1, 16, (len(origin), 6)) + 15 * origin[:, None]
+    return SequenceTable.from_arrays(items.ravel(), np.arange(0, items.size + 1, 6), N_ITEMS, origin=origin)
 
 
-def model(contrast_data: str, **settings: float) -> CL4SRec:
+def feed(origin: np.ndarray, targets_per_pass: int = 3) -> SequenceBatches:
+    rows = Prefixes.all_of(table(origin), 6)
+    return SequenceBatches(rows, batch_size=40, targets_per_pass=targets_per_pass, n_groups=3, seed=0)
+
+
+def model(origins: str, **settings: float) -> CL4SRec:
     torch.manual_seed(0)
-    made = CL4SRecSettings(hidden_size=8, inner_size=8, contrast_data=contrast_data, **settings)
+    made = CL4SRecSettings(hidden_size=8, inner_size=8, contrast_origins=origins, **settings)
     return CL4SRec(N_ITEMS, 6, made)
 
 
+def histories(items: torch.Tensor) -> list[list[int]]:
+    return [[item for item in row if item] for row in items.tolist()]
+
+
+def contrasted(made: CL4SRec, batch: TrainBatch) -> list[list[int]]:
+    return [row for items, _ in made.contrasted(batch) for row in histories(items)]
+
+
 @pytest.mark.parametrize("targets_per_pass", [1, 3, 50])
-@pytest.mark.parametrize("source", ["training", "original", "regenerated"])
-def test_views_are_of_the_histories_asked_for(source: str, targets_per_pass: int) -> None:
-    origin = np.resize([Origin.ORIGINAL, Origin.PATTERN, Origin.REGENERATED], 20)
-    made = model(source)
-    for batch in batches(origin, targets_per_pass):
-        found = [row for items, _ in made.contrasted(batch) for row in items.tolist()]
-        every = [row for group in batch.groups for row in group.items.tolist()]
-        is_original = [max(row) <= 15 for row in every]
-        wanted = {"training": [True] * len(every), "original": is_original}
-        chosen = wanted.get(source, [not one for one in is_original])
-        assert found == [row for row, one in zip(every, chosen, strict=True) if one]
-        assert found
+@pytest.mark.parametrize("origins", ["original+pattern+regenerated", "original", "pattern+regenerated"])
+def test_views_are_of_the_origins_asked_for(origins: str, targets_per_pass: int) -> None:
+    made = model(origins)
+    for batch in feed(MIXED, targets_per_pass):
+        every = [row for group in batch.groups for row in histories(group.items)]
+        wanted = [row for row in every if ORIGINS[(row[0] - 1) // 15] in origins]
+        assert contrasted(made, batch) == wanted
+        assert wanted
 
 
-@pytest.mark.parametrize(
-    ("source", "others"), [("original", Origin.PATTERN), ("regenerated", Origin.ORIGINAL)]
-)
-def test_a_step_without_such_a_history_has_no_contrast(source: str, others: Origin) -> None:
-    origin = np.full(20, others)
-    origin[0] = Origin.PATTERN if others == Origin.ORIGINAL else Origin.ORIGINAL
-    empty = [batch for batch in batches(origin) if not list(model(source).contrasted(batch))]
-    assert empty
-    with_term, without = model(source, lmd=1).eval(), model(source, lmd=0).eval()
-    for batch in empty:
-        torch.testing.assert_close(with_term.calculate_loss(batch), without.calculate_loss(batch))
+@pytest.mark.parametrize("origins", ["original", "regenerated"])
+def test_processes_that_share_a_step_contrast_each_history_once(origins: str) -> None:
+    made = model(origins)
+    alone = [row for batch in feed(MIXED) for row in contrasted(made, batch)]
+    shared = [
+        row
+        for rank in range(3)
+        for shard in feed(MIXED).shards(rank, 3)
+        if shard.share > 0
+        for row in contrasted(made, shard.batch)
+    ]
+    assert sorted(shared) == sorted(alone)
 
 
-def test_originals_alone_are_all_original() -> None:
-    (first, *_) = batches(Origin.ORIGINAL)
-    assert first.is_original is None
-    assert len(list(model("original").contrasted(first))) == len(first.groups)
+def test_no_original_is_contrasted_where_the_originals_train_at_the_end() -> None:
+    originals = feed(np.full(9, Origin.ORIGINAL))
+    made, batches = model("pattern+regenerated"), Curriculum(feed(MIXED), originals, 1)
+    first, then = ([row for batch in batches for row in contrasted(made, batch)] for _ in range(2))
+    assert min(itertools.chain.from_iterable(row[:1] for row in first)) > 15
+    assert then == []
+
+
+def test_a_step_without_such_a_history_has_no_contrast() -> None:
+    batch = next(iter(feed(np.full(9, Origin.ORIGINAL))))
+    with_term, without = (model("pattern", lmd=lmd).eval() for lmd in (1, 0))
+    torch.testing.assert_close(with_term.calculate_loss(batch), without.calculate_loss(batch))
+    with_originals = model("original", lmd=1).eval()
+    assert with_originals.calculate_loss(batch) > without.calculate_loss(batch) + 0.1
+
+
+def test_views_of_rows_that_do_not_train_are_refused() -> None:
+    with pytest.raises(DataError, match="contrast_origins='pattern': no row of that origin trains"):
+        model("pattern").see(table(np.full(3, Origin.ORIGINAL)))

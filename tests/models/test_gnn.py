@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_ra.core.errors import DataError
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.models.gnn import GNN, GNNSettings
 
@@ -44,16 +45,30 @@ def test_vectors_are_propagated(window: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "rows"), [("training", [0, 1, 2, 3]), ("original", [0, 2]), ("regenerated", [1, 3])]
+    ("origins", "rows"),
+    [
+        ("original+pattern+regenerated", [0, 1, 2, 3]),
+        ("original", [0, 2]),
+        ("pattern+regenerated", [1, 3]),
+        ("Pattern", [1]),
+    ],
 )
-def test_the_graph_is_of_the_sequences_asked_for(source: str, rows: list[int]) -> None:
+def test_the_graph_is_of_the_origins_asked_for(origins: str, rows: list[int]) -> None:
     sequences = [[1, 2, 3], [3, 4], [2, 5, 1, 4], [6, 1, 2]]
     offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
     origin = np.array([Origin.ORIGINAL, Origin.PATTERN, Origin.ORIGINAL, Origin.REGENERATED])
-    model = GNN(8, 5, GNNSettings(hidden_size=4, gnn_layers=1, graph_data=source))
+    model = GNN(8, 5, GNNSettings(hidden_size=4, gnn_layers=1, graph_origins=origins))
     model.see(SequenceTable.from_arrays(np.concatenate(sequences), offsets, 8, origin=origin))
     own, joined = model.item_embedding.weight, adjacency([sequences[row] for row in rows], 8, 2)
     torch.testing.assert_close(model.item_table, (own + joined @ own) / 2)
+
+
+def test_a_graph_of_no_row_is_refused() -> None:
+    model = GNN(8, 5, GNNSettings(hidden_size=4, graph_origins="pattern+regenerated"))
+    with pytest.raises(
+        DataError, match=r"graph_origins='pattern\+regenerated': no row of that origin trains"
+    ):
+        model.see(SequenceTable.from_arrays(np.array([1, 2, 3]), np.array([0, 3]), 8))
 
 
 def test_the_graph_is_part_of_a_checkpoint() -> None:

@@ -102,9 +102,11 @@ def naive_info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     return total / (2 * n)
 
 
-def test_second_derivatives() -> None:
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+def test_second_derivatives(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are wanted for hypergradients; the gradients made in the forward pass would be constants there."""
-    states, table, targets = inputs(20, 9, 4)
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", budget)  # 24 rows, 22 views, in chunks of 16
+    states, table, targets = inputs(24, 9, 4)
 
     def curvature(loss: Tensor) -> tuple[Tensor, ...]:
         slopes = torch.autograd.grad(loss * states.square().sum(), (states, table), create_graph=True)
@@ -119,7 +121,7 @@ def test_second_derivatives() -> None:
     )
 
     def pair() -> tuple[Tensor, Tensor]:
-        return states[:5] @ table.T, states[5:10] @ table.T
+        return states[:11] @ table.T, states[11:22] @ table.T
 
     assert_same_curvature(losses.info_nce(*pair(), 0.3), naive_info_nce(*pair(), 0.3))
     half = losses.full_softmax(states, table.detach(), targets)
@@ -201,21 +203,6 @@ def test_weights_of_targets(kind: str) -> None:
     assert_same(loss(weights=torch.ones(20, dtype=torch.float64)), loss(), states, table)
 
 
-def test_weights_have_second_derivatives() -> None:
-    """What an implicit gradient of weights asks for: the slope of a slope."""
-    states, table, targets = inputs(12, 7, 3)
-    weights = torch.rand(12, dtype=torch.float64, requires_grad=True)
-
-    def slopes(loss: Tensor) -> Tensor:
-        (slope,) = torch.autograd.grad(loss, states, create_graph=True)
-        return torch.cat(
-            [part.flatten() for part in torch.autograd.grad(slope.square().sum(), [states, weights])]
-        )
-
-    plain = (weights * F.cross_entropy(states @ table.T, targets, reduction="none")).mean()
-    torch.testing.assert_close(slopes(losses.full_softmax(states, table, targets, weights)), slopes(plain))
-
-
 def some_offsets(rows: int, items: int) -> ItemOffsets:
     """Two items of each row, the first of them often the target; the second row has one."""
     _, _, targets = inputs(rows, items, 4)
@@ -223,6 +210,31 @@ def some_offsets(rows: int, items: int) -> ItemOffsets:
     chosen[1, 1] = 0
     values = torch.randn(rows, 2, dtype=torch.float64) * (chosen != 0)
     return ItemOffsets(chosen, values.requires_grad_())
+
+
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_weights_and_offsets_have_second_derivatives(
+    budget: int, with_offsets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an implicit gradient of weights asks for: the slope of a slope."""
+    monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", budget)  # chunks of 16
+    states, table, targets = inputs(40, 9, 4)
+    weights = torch.rand(40, dtype=torch.float64, requires_grad=True)
+    offsets = some_offsets(40, 9) if with_offsets else None
+    wanted = [states, table, weights, *([] if offsets is None else [offsets.values])]
+
+    def slopes(loss: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(loss, states, create_graph=True)
+        return torch.cat([part.flatten() for part in torch.autograd.grad(slope.square().sum(), wanted)])
+
+    logits = states @ table.T
+    if offsets is not None:
+        logits = logits.scatter_add(1, offsets.items, offsets.values)
+    plain = (weights * F.cross_entropy(logits, targets, reduction="none")).mean()
+    torch.testing.assert_close(
+        slopes(losses.full_softmax(states, table, targets, weights, offsets)), slopes(plain)
+    )
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -124,11 +124,16 @@ def test_settings_of_regenerated_rows_leave_the_originals_alone(regenerating: di
     assert before == pytest.approx(plain.valid["unmasked"]["ndcg@10"], abs=1e-4)
 
 
-def test_a_graph_of_the_originals_is_every_graph_without_others(regenerating: dict[str, Any]) -> None:
+def test_a_graph_of_the_originals_is_the_whole_one_where_they_alone_train(
+    regenerating: dict[str, Any],
+) -> None:
     short = {**regenerating, "epochs": 2, "evaluate_test": False, "regenerate_origins": "original+pattern"}
-    found = run("GNN", **{**short, "regenerate": "auto", "graph_data": "original"}, say=silent)
+    plain = run("GNN", **{**short, "regenerate": "none"}, say=silent)
+    found = run("GNN", **{**short, "regenerate": "auto", "graph_origins": "original"}, say=silent)
     tried = found.regeneration["choice"]["candidates"]
     assert [one["setting"]["regenerate"] for one in tried] == ["none", "patterns"]
+    before = tried[0]["value"]["unmasked"]
+    assert before == pytest.approx(plain.valid["unmasked"]["ndcg@10"], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -344,34 +344,49 @@ def test_settings_of_rows_that_do_not_go_together(
         run("SASRec", **{**regenerating, **change}, say=silent)
 
 
-@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_data"), ("CL4SRec", "contrast_data")])
+@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_origins"), ("CL4SRec", "contrast_origins")])
 @pytest.mark.parametrize(
-    ("source", "change", "message"),
+    ("origins", "change", "message"),
     [
         ("original", {"regenerate": "none"}, "but nothing is regenerated; add --regenerate=dr4sr"),
         ("regenerated", {"regenerate": "auto"}, "regenerate=auto may choose the originals"),
-        ("original", {"regenerate_origins": "pattern"}, "no such row trains with .*; add original"),
-        ("regenerated", {"regenerate_origins": "original"}, "add pattern or regenerated"),
+        ("original", {"regenerate_origins": "pattern"}, "none of them is in regenerate_origins='pattern'"),
+        (
+            "regenerated",
+            {"regenerate": "patterns", "regenerate_origins": "original+regenerated"},
+            "no row of that origin trains",
+        ),
     ],
 )
 def test_a_graph_or_views_of_rows_that_do_not_train(
-    model: str, key: str, source: str, change: dict[str, Any], message: str, regenerating: dict[str, Any]
+    model: str, key: str, origins: str, change: dict[str, Any], message: str, regenerating: dict[str, Any]
 ) -> None:
-    with pytest.raises(SettingsError, match=f"{key}='{source}'.*{message}"):
-        run(model, **{**regenerating, key: source, **change}, say=silent)
+    with pytest.raises((SettingsError, DataError), match=f"{key}='{origins}'.*{message}"):
+        run(model, **{**regenerating, key: origins, **change}, say=silent)
 
 
-@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_data"), ("CL4SRec", "contrast_data")])
-def test_the_graph_and_the_views_may_be_of_other_rows_than_those_that_train(
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contrast_origins": "originals"}, "unknown origin 'originals'; did you mean 'original'"),
+        ({"contrast_origins": "original", "lmd": 0}, "nothing is contrasted with lmd=0"),
+    ],
+)
+def test_views_that_cannot_be(change: dict[str, Any], message: str, regenerating: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run("CL4SRec", **{**regenerating, **change}, say=silent)
+
+
+@pytest.mark.parametrize(("model", "key"), [("GNN", "graph_origins"), ("CL4SRec", "contrast_origins")])
+def test_a_graph_and_views_of_some_of_the_rows_that_train(
     model: str, key: str, regenerating: dict[str, Any]
 ) -> None:
-    """Figure 5 of DR4SR: the training data is one thing, what graph or views are made of another."""
     short = {**regenerating, "regenerate": "patterns", "epochs": 2}
-    losses = {
-        source: run(model, **{**short, key: source}, say=silent).history[-1]["loss"]
-        for source in ("training", "original", "regenerated")
-    }
-    assert len({round(loss, 6) for loss in losses.values()}) == 3
+    losses = [
+        run(model, **{**short, **given}, say=silent).history[-1]["loss"]
+        for given in ({}, {key: "original"}, {key: "pattern"})
+    ]
+    assert len({round(loss, 6) for loss in losses}) == 3
 
 
 def test_early_stopping_waits_for_the_originals(settings: dict[str, Any]) -> None:
