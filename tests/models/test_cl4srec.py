@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def feed(origin: np.ndarray, targets_per_pass: int = 3) -> SequenceBatches:
     return SequenceBatches(rows, batch_size=40, targets_per_pass=targets_per_pass, n_groups=3, seed=0)
 
 
-def model(origins: str, **settings: float) -> CL4SRec:
+def model(origins: str, **settings: Any) -> CL4SRec:
     torch.manual_seed(0)
     made = CL4SRecSettings(hidden_size=8, inner_size=8, contrast_origins=origins, **settings)
     return CL4SRec(N_ITEMS, 6, made)
@@ -85,3 +86,16 @@ def test_a_step_without_such_a_history_has_no_contrast() -> None:
 def test_views_of_rows_that_do_not_train_are_refused() -> None:
     with pytest.raises(DataError, match="contrast_origins='pattern': no row of that origin trains"):
         model("pattern").see(table(np.full(3, Origin.ORIGINAL)))
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_what_is_contrasted_of_a_view(pooling: str) -> None:
+    """With places counted from the start, the states of a view are those of its prefixes."""
+    made = model("original", contrast_pooling=pooling, positions="start").eval()
+    items = torch.tensor([[3, 5, 7, 0], [2, 0, 0, 0], [9, 9, 1, 4]])
+    lengths = torch.tensor([3, 1, 4])
+    for row, found in enumerate(made.pooled(items, lengths)):
+        n = int(lengths[row])
+        prefixes = torch.arange(1, n + 1)
+        states = made.represent(items[row].expand(n, 4) * (torch.arange(4) < prefixes[:, None]), prefixes)
+        torch.testing.assert_close(found, states[-1] if pooling == "last" else states.mean(0))
