@@ -11,6 +11,7 @@ import torch
 
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.data.dataset import Splits
+from recbole_ra.models.origins import PARTS
 from recbole_ra.models.recbole_models import Product, RecBoleRecommender
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.retrieval.recommender import RetrievalRecommender
@@ -103,7 +104,7 @@ def lasting_settings(config: RaConfig) -> dict[str, Any]:
     names = {name for name in config.chosen if config.about(name).shapes & BUILT_FROM}
     names |= {*config.model_defaults, *vars(config.raft), *vars(config.scoring)}
     names |= {"MAX_ITEM_LIST_LENGTH", "memory_scope"}
-    names -= vars(config.personalisation).keys()  # of training alone
+    names -= {*vars(config.regeneration), *vars(config.personalisation), *PARTS}  # of training alone
     kept = {name: config.chosen.get(name, config.everything[name]) for name in names & config.known}
     return {
         name: value

@@ -11,6 +11,9 @@ from recbole_ra.core.errors import DataError
 from recbole_ra.core.setting import setting
 from recbole_ra.data.table import ORIGINS, SequenceTable, split_origins
 
+PARTS = ("graph_origins", "contrast_origins")
+"""The settings that say it; of training alone."""
+
 
 def origins_setting(what: str) -> Any:
     """Declare the setting that says it."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.core.errors import DataError
+from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.stage import regeneration_stage
@@ -40,8 +41,7 @@ UNREAD = {
         "position_offset",
         "regenerate_epochs",
         "min_multiplicity",
-        "graph_origins",
-        "contrast_origins",
+        *PARTS,
     ),
     "patterns": ("min_multiplicity",),
 }

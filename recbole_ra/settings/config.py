@@ -19,6 +19,7 @@ from recbole_ra.core.errors import SettingsError, nearest
 from recbole_ra.core.files import digest_bytes
 from recbole_ra.core.setting import Setting, declared, raise_problems, read
 from recbole_ra.models.losses import LOSSES
+from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, OURS, REGENERATOR, backbone_name
 from recbole_ra.models.transformer import ACTIVATIONS
 from recbole_ra.settings.contradictions import contradictions
@@ -277,8 +278,8 @@ class RaConfig(Config):
     @property
     def built_with(self) -> dict[str, Any]:
         """Settings of the backbone that another value would make wrong, also where its weights still fit."""
-        names = [name for name in (*self.model_defaults, "MAX_ITEM_LIST_LENGTH") if "dropout" not in name]
-        return {name: self.everything[name] for name in names}
+        names = {*self.model_defaults, "MAX_ITEM_LIST_LENGTH"} - {*PARTS}
+        return {name: self.everything[name] for name in sorted(names) if "dropout" not in name}
 
     def _set_default_parameters(self) -> None:
         final = self.final_config_dict

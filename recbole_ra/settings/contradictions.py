@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from recbole_ra.core.errors import nearest
 from recbole_ra.data.table import ORIGINS, split_origins
+from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
 from recbole_ra.settings.stages import stages_before
@@ -136,7 +137,7 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
 def _of_parts(config: RaConfig) -> Iterator[str]:
     """Refuse a graph or views of rows that do not train, or that nothing looks at."""
     regeneration = config.regeneration
-    for key in ("graph_origins", "contrast_origins"):
+    for key in PARTS:
         if key not in config.chosen:
             continue
         said, wanted = f"{key}={config[key]!r}", split_origins(config[key])

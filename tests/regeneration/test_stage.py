@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recbole_ra
 from recbole_ra import run
 from recbole_ra.core.errors import CheckpointError, DataError, RecboleRaError, SettingsError
 from walks import REGENERATION
@@ -387,6 +388,23 @@ def test_a_graph_and_views_of_some_of_the_rows_that_train(
         for given in ({}, {key: "original"}, {key: "pattern"})
     ]
     assert len({round(loss, 6) for loss in losses}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        ("RaGNN", {"graph_origins": "original", "regenerate_epochs": 1}),
+        ("CL4SRec", {"contrast_origins": "pattern", "position_offset": "random", "positions": "start"}),
+    ],
+    ids=["RaGNN", "CL4SRec"],
+)
+def test_what_was_trained_on_such_rows_recommends(
+    model: str, change: dict[str, Any], regenerating: dict[str, Any]
+) -> None:
+    """Settings of training alone ask a saved recommender for nothing."""
+    trained = run(model, **{**regenerating, "regenerate": "patterns", "epochs": 2, **change}, say=silent)
+    table = recbole_ra.load(trained.folder).recommend("all", k=2)
+    assert len(table) > 0
 
 
 def test_early_stopping_waits_for_the_originals(settings: dict[str, Any]) -> None:
