@@ -23,7 +23,7 @@ class CL4SRecSettings(ContrastSettings, SASRecSettings):
     """SASRec's architecture and the contrastive term, with the authors' shares of its augmentations.
 
     Their weight of the term is .1, beside binary cross-entropy, and what they contrast are last states; the
-    authors of DR4SR contrast mean states. The defaults do best beside cross-entropy (docs/results.md).
+    authors of DR4SR contrast mean states. The defaults do less harm beside cross-entropy (docs/results.md).
     """
 
     lmd: float = inherited(ContrastSettings, "lmd", 0.01)

@@ -291,14 +291,13 @@ def _plain_softmax_loss(
     A CPU does it chunk by chunk in the cache; a graph still holds all logits.
     """
     total = states.new_zeros(())
-    chunk = _rows_at_once(states, table)
+    chunk, column = _rows_at_once(states, table), torch.arange(len(table), device=states.device)
     for first in range(0, len(states), chunk):
         part = slice(first, first + chunk)
         logits = states[part] @ table.T
         if offsets is not None:
             logits = ItemOffsets(offsets.items[part], offsets.values[part]).add_to(logits)
         if skip_diagonal:
-            column = torch.arange(len(table), device=states.device)
             logits = logits.masked_fill(column == column[part, None], float("-inf"))
         losses = F.cross_entropy(logits, targets[part], reduction="none", label_smoothing=smoothing)
         total = total + (losses if weights is None else weights[part] * losses).sum()

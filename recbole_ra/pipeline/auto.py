@@ -36,13 +36,7 @@ NAMES = {ORIGINALS: "originals", "patterns": "patterns", "dr4sr": "DR4SR", "dr4s
 """Values of ``regenerate`` that are tried, and what they are called."""
 
 UNREAD = {
-    ORIGINALS: (
-        "row_weight",
-        "position_offset",
-        "regenerate_epochs",
-        "min_multiplicity",
-        *PARTS,
-    ),
+    ORIGINALS: ("row_weight", "position_offset", "regenerate_epochs", "min_multiplicity", *PARTS),
     "patterns": ("min_multiplicity",),
 }
 """Settings that a kind of training data does not read, and would refuse."""
