@@ -20,7 +20,7 @@ from pyarrow import compute
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import replacing, write_bytes
 from recbole_ra.data.atomic import MISSING, check_readable, shown
-from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable, offsets_of, places
+from recbole_ra.data.table import ORIGINS, IntArray, Origin, Prefixes, SequenceTable, offsets_of, places
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
 
 SEQUENCES_FILE = "sequences.tsv"
@@ -30,7 +30,6 @@ BLOCK_ITEMS = 1 << 20  # that are turned into text at once
 SEPARATORS = (" ", ",", ";", "|")
 COLUMNS = ("origin", "user", "latent", "items")
 _HEADER = "\t".join(COLUMNS)
-_ORIGINS = [origin.name.lower() for origin in Origin]
 
 # What a token must not match, and what is wrong with it then.
 _UNWRITABLE = {"[\\t\\n\\r\\x00]|^$": "cannot be written, as it is empty or holds a tab or line break"}
@@ -113,7 +112,7 @@ def write_sequences(
         raise DataError(f"{path}: there is no row to write; keep at least one origin")
     check_tokens(path, user_tokens, item_tokens, _UNWRITABLE)
     text = _Text(item_tokens, user_tokens, nobody="")
-    table, origins = data.table, pa.array(_ORIGINS)
+    table, origins = data.table, pa.array(ORIGINS)
 
     def columns(rows: slice) -> list[pa.Array]:
         space = pa.array(data.latent[rows])
@@ -151,8 +150,8 @@ def read_sequences(path: Path, item_tokens: Sequence[str], user_tokens: Sequence
     flat = compute.list_flatten(fields)
     origins, users, spaces, rows = (flat[place :: len(COLUMNS)] for place in range(len(COLUMNS)))
 
-    origin = _index(origins, _ORIGINS)
-    _check(path, origin >= 0, origins, f"unknown origin %s; must be one of {', '.join(_ORIGINS)}")
+    origin = _index(origins, ORIGINS)
+    _check(path, origin >= 0, origins, f"unknown origin %s; must be one of {', '.join(ORIGINS)}")
     user = _index(users, ["", *user_tokens[1:]])
     _check(path, user >= 0, users, "unknown user %s; must be a user of the data set, or empty for nobody")
     user[user == 0] = -1

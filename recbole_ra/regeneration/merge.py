@@ -56,9 +56,9 @@ class RegeneratedData:
     def __len__(self) -> int:
         return len(self.latent)
 
-    def keep(self, origins: Collection[Origin]) -> RegeneratedData:
-        """Return the rows of some origins, in the same order."""
-        return self._take(np.flatnonzero(np.isin(self.table.origin, list(origins))))
+    def keep(self, origins: Collection[str]) -> RegeneratedData:
+        """Return the rows of some :data:`~recbole_ra.data.table.ORIGINS`, in the same order."""
+        return self._take(np.flatnonzero(self.table.is_from(origins)))
 
     def keep_repeated(self, times: int) -> RegeneratedData:
         """Return the rows without decoded ones that were written fewer times, in the same order."""

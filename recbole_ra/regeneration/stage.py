@@ -12,7 +12,7 @@ import numpy as np
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
-from recbole_ra.data.table import Origin
+from recbole_ra.data.table import ORIGINS, Origin
 from recbole_ra.data.training_part import RegeneratedDataset, check_originals
 from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
@@ -109,8 +109,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
     else:
         data = read_regenerated(run, Path(kind))
     data = data.repeat_originals(settings.original_copies)
-    wanted = [origin for origin in Origin if origin.name.lower() in settings.origins]
-    kept = data.keep_repeated(settings.min_multiplicity).keep(wanted)
+    kept = data.keep_repeated(settings.min_multiplicity).keep(settings.origins)
     if not len(kept.table):
         raise DataError(
             f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
@@ -122,10 +121,10 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
         decoded=decoded,
         sources=None if decoded is None else sources,
     )
-    counts = np.bincount(kept.table.origin, minlength=len(Origin))
+    counts = zip(ORIGINS, np.bincount(kept.table.origin, minlength=len(ORIGINS)), strict=True)
     run.say(
         "training data: "
-        + ", ".join(f"{counts[origin]} {origin.name.lower()}" for origin in wanted)
+        + ", ".join(f"{count} {name}" for name, count in counts if name in settings.origins)
         + f" rows, {int((kept.table.lengths - 1).sum())} training targets"
     )
     run.took("regeneration", started)

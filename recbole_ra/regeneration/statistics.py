@@ -93,7 +93,7 @@ def regeneration_statistics(
     if decoded is not None and sources is not None:
         # Patterns that the merge left out are missing if their table is, but each of them equals an
         # original or another pattern: ``copies`` is the same.
-        kept = data.keep([Origin.PATTERN]).table if patterns is None else patterns
+        kept = data.keep(["pattern"]).table if patterns is None else patterns
         marks = _marks(decoded, sources, original, kept)
         whole = _decoded_numbers(marks)
         by_latent = {str(space): _decoded_numbers(part) for space, part in marks.groupby(decoded.latent)}

@@ -109,7 +109,7 @@ def test_without_decoded_rows_what_was_dropped_is_unknown() -> None:
 
 def test_rows_are_compared_with_the_originals_even_if_they_are_left_out() -> None:
     data, known = everything()
-    found = regeneration_statistics(data.keep([Origin.REGENERATED]), ORIGINAL)
+    found = regeneration_statistics(data.keep(["regenerated"]), ORIGINAL)
     assert list(found.origins) == ["regenerated"]
     new = [statistics.origins["regenerated"]["new_transitions"] for statistics in (found, known)]
     assert new[0] == new[1]

@@ -45,4 +45,4 @@ def test_an_origin_weighs_what_it_weighed_before(kind: str) -> None:
         rows = data.table.origin == origin
         assert (weights * targets)[rows].sum() == pytest.approx(targets[rows].sum())
     assert row_weights(data, "none") is None
-    assert row_weights(data.keep([Origin.ORIGINAL]), kind) == pytest.approx(np.ones(2))
+    assert row_weights(data.keep(["original"]), kind) == pytest.approx(np.ones(2))
