@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from recbole_ra.models.losses import LossSettings
 @dataclass(frozen=True)
 class GRU4RecSettings(LossSettings):
     """Architecture of GRU4Rec; names are RecBole's, width and dropout did better (docs/results.md)."""
+
+    state_width: ClassVar[str] = "embedding_size"
 
     embedding_size: int = setting(
         64, "width of states and item vectors", low=1, shapes="backbone", expert=True

@@ -185,9 +185,8 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     if not config.uses_retrieval:
         return
     raft = config.raft
-    # GRU4Rec has both: its states are as wide as item vectors.
-    name = "embedding_size" if hasattr(config.architecture, "embedding_size") else "hidden_size"
-    width = getattr(config.architecture, name, 0)
+    name = getattr(config.architecture, "state_width", None)
+    width = 0 if name is None else getattr(config.architecture, name)
     if width % raft.ram_heads:
         yield f"ram_heads={raft.ram_heads} does not divide {name}={width}; choose a divisor"
     if raft.finetune == "all" and not raft.fuses:
