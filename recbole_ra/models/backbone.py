@@ -33,6 +33,9 @@ class Backbone(nn.Module):
     source = ""
     """Who published it."""
 
+    width_setting = "hidden_size"
+    """Name of the setting that is the width of its states."""
+
     needs_positives = False
     """Whether training batches must carry another prefix with the same target for each target."""
 

@@ -21,8 +21,6 @@ POSITIONS = ("start", "end")
 class EncoderSettings(LossSettings):
     """Size of an encoder of blocks; names are RecBole's."""
 
-    state_width: ClassVar[str] = "hidden_size"
-
     n_layers: int = setting(2, "blocks of the encoder", low=1, shapes="backbone", expert=True)
     hidden_size: int = setting(64, "width of states and item vectors", low=1, shapes="backbone", expert=True)
     inner_size: int = setting(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,8 +15,6 @@ from recbole_ra.models.losses import LossSettings
 @dataclass(frozen=True)
 class GRU4RecSettings(LossSettings):
     """Architecture of GRU4Rec; names are RecBole's, width and dropout did better (docs/results.md)."""
-
-    state_width: ClassVar[str] = "embedding_size"
 
     embedding_size: int = setting(
         64, "width of states and item vectors", low=1, shapes="backbone", expert=True
@@ -43,6 +40,7 @@ class GRU4Rec(EncoderBackbone):
 
     Settings = GRU4RecSettings
     source = "Hidasi et al., ICLR 2016; RecBole's architecture"
+    width_setting = "embedding_size"
 
     def __init__(self, n_items: int, max_length: int, settings: GRU4RecSettings) -> None:
         width = settings.embedding_size

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +31,6 @@ LOSSES = ("CE", "BPR", "BCE")
 @dataclass(frozen=True)
 class LossSettings:
     """What a backbone is trained by."""
-
-    state_width: ClassVar[str]
-    """Name of the setting that is the width of its states."""
 
     loss_type: str = setting(
         "CE",

@@ -185,10 +185,11 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     if not config.uses_retrieval:
         return
     raft = config.raft
-    name = getattr(config.architecture, "state_width", None)
-    width = 0 if name is None else getattr(config.architecture, name)
-    if width % raft.ram_heads:
-        yield f"ram_heads={raft.ram_heads} does not divide {name}={width}; choose a divisor"
+    if config.backbone in BACKBONES:
+        name = BACKBONES[config.backbone].width_setting
+        width = getattr(config.architecture, name)
+        if width % raft.ram_heads:
+            yield f"ram_heads={raft.ram_heads} does not divide {name}={width}; choose a divisor"
     if raft.finetune == "all" and not raft.fuses:
         yield (
             f"finetune='all': fusion={raft.fusion!r} has nothing that a backbone could learn with; use "
