@@ -25,7 +25,7 @@ from recbole_ra.core.files import digest_bytes, read_arrays, write_arrays
 from recbole_ra.core.seeding import stream
 from recbole_ra.core.workers import OneProcess, Workers
 from recbole_ra.data.table import IntArray, Origin, SequenceTable, gather_windows, offsets_of
-from recbole_ra.models.losses import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
+from recbole_ra.models.softmax import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
 from recbole_ra.regeneration.network import Regenerator
 
 BLOCK = 1024

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_ra.models.dropout import Dropout
-from recbole_ra.models.losses import full_softmax
+from recbole_ra.models.softmax import full_softmax
 from recbole_ra.regeneration.encoder_decoder import Decoder, DecoderCache, Encoder
 from recbole_ra.regeneration.packed_attention import EPS, AttentionMask, Packing, hide
 

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import write_json
-from recbole_ra.models.losses import half_in_softmax_alone
 from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
+from recbole_ra.models.softmax import half_in_softmax_alone
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
     RESUMED,

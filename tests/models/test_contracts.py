@@ -20,8 +20,8 @@ from recbole_ra.data.batching import SequenceBatches, TrainBatch
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.encoders import POSITIONS
-from recbole_ra.models.losses import half_in_softmax_alone
 from recbole_ra.models.registry import BACKBONES, SEQUENTIAL_MODELS_OF_RECBOLE, backbone_name
+from recbole_ra.models.softmax import half_in_softmax_alone
 
 N_ITEMS, MAX_LENGTH = 12, 8
 every_backbone = pytest.mark.parametrize("name", BACKBONES)

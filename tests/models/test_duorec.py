@@ -10,8 +10,9 @@ from torch import Tensor
 from recbole_ra.data.batching import SequenceBatches, TrainBatch
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.models.duorec import DuoRec, DuoRecSettings
-from recbole_ra.models.losses import full_softmax, info_nce
+from recbole_ra.models.losses import info_nce
 from recbole_ra.models.sasrec import SASRec
+from recbole_ra.models.softmax import full_softmax
 
 SMALL = DuoRecSettings(hidden_size=16, inner_size=32, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
 
