@@ -141,6 +141,13 @@ MUTATIONS = (
         "tests/training/test_hypergradient.py",
     ),
     Mutation(
+        "products with the Hessian forget the normaliser",
+        "models/softmax.py",
+        "curve.sub_(mean[:, None]).mul_(slope)",
+        "curve.mul_(slope)",
+        "tests/models/test_softmax.py",
+    ),
+    Mutation(
         "a filter sees what lies beyond the history",
         "models/filters.py",
         "return weights @ x",
