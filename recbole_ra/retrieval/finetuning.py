@@ -227,10 +227,6 @@ def build_mixture(config: RaConfig) -> Mixture:
 
 def build_fusion(config: RaConfig, width: int) -> Fusion:
     """Build the retrieval-augmented module for states of that width."""
-    if width % config.raft.ram_heads:
-        raise SettingsError(
-            f"ram_heads={config.raft.ram_heads} does not divide {config.backbone}'s width {width}"
-        )
     inner = config["inner_size"] if isinstance(config["inner_size"], int) else 4 * width
     return Fusion(
         kind="raserec" if config.raft.fuses == "random" else config.raft.fuses,

@@ -180,6 +180,13 @@ def _of_personalisation(config: RaConfig) -> Iterator[str]:
         yield f"personalize={settings.personalize!r} and workers={config.run.workers}: use one worker"
 
 
+def uneven_heads(config: RaConfig, width: int, said: str) -> Iterator[str]:
+    """Refuse heads that do not divide the states' width, which RecBole's models tell when they are built."""
+    heads = config.raft.ram_heads
+    if config.raft.fuses and width % heads:
+        yield f"ram_heads={heads} does not divide {said}; choose a divisor"
+
+
 def _of_memories(config: RaConfig) -> Iterator[str]:
     """Refuse a module that cannot be built, and memories that no training query may see."""
     if not config.uses_retrieval:
@@ -188,8 +195,7 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     if config.backbone in BACKBONES:
         name = BACKBONES[config.backbone].width_setting
         width = getattr(config.architecture, name)
-        if width % raft.ram_heads:
-            yield f"ram_heads={raft.ram_heads} does not divide {name}={width}; choose a divisor"
+        yield from uneven_heads(config, width, f"{name}={width}")
     if raft.finetune == "all" and not raft.fuses:
         yield (
             f"finetune='all': fusion={raft.fusion!r} has nothing that a backbone could learn with; use "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.files import digest
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.curriculum import Curriculum
@@ -20,6 +21,7 @@ from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.models.registry import CLOSED_FORM
 from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.contradictions import uneven_heads
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.closed_form import ClosedFormTrainer
 from recbole_ra.training.distributed import DistributedTrainer, ShardedBatches
@@ -60,7 +62,10 @@ def backbone_stage(run: Run) -> Backbone:
     base = build_base(config, run.splits)
     if config.uses_retrieval and base.own is None:
         with torch.random.fork_rng():
-            base.recommender(run.splits, run.fields)  # refuses now what could not be augmented after training
+            # Refuse now what could not be augmented after training.
+            width = base.recommender(run.splits, run.fields).item_table.shape[1]
+        for problem in uneven_heads(config, width, f"{width}, the width of {config.backbone}'s states"):
+            raise SettingsError(problem)
     facts: dict[str, Any] = {}
     if run.workers.count > 1:
         facts["workers"] = run.workers.count  # each draws its own dropout masks

@@ -320,6 +320,8 @@ def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: P
         run("SASRec", **{**settings, "checkpoint_dir": "/proc/no/such"}, say=silent)
     with pytest.raises(SettingsError, match="does not score by an inner product"):
         run("RaTransRec", "walks", data_path=settings["data_path"], checkpoint_dir=settings["checkpoint_dir"])
+    with pytest.raises(SettingsError, match="ram_heads=3 does not divide 64, the width of NARM's states"):
+        run("RaNARM", **of_recbole(settings), ram_heads=3, say=silent)
     assert not list((tmp_path / "saved").glob("*"))
     with pytest.raises(SettingsError, match="n_neighbors=5000 but the memory bank holds only"):
         run("RaSASRec", **{**settings, "n_neighbors": 5000}, say=silent)
