@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from losses_of_rows import assert_same, gradients, inputs, naive_info_nce, some_offsets
 from recbole_ra.models import softmax
 from recbole_ra.models.history import ItemOffsets
-from recbole_ra.models.losses import info_nce
+from recbole_ra.models.losses import info_nce, next_item_loss
 from recbole_ra.models.softmax import full_softmax
 
 
@@ -136,7 +136,7 @@ def test_offsets_of_a_few_items(budget: int, weighted: bool, monkeypatch: pytest
     logits = (states @ table.T).scatter_add(1, offsets.items, offsets.values)
     each = F.cross_entropy(logits, targets, reduction="none")
     expected = each.mean() if weights is None else (weights * each).mean()
-    found = full_softmax(states, table, targets, weights, offsets)
+    found = next_item_loss("CE", states, table, targets, weights=weights, offsets=offsets)
     assert_same(found, expected, states, table, offsets.values)
 
 
@@ -149,13 +149,13 @@ def test_label_smoothing_is_that_of_torch(
     states, table, targets = inputs(20, 9, 4)
     weights = torch.rand(20, dtype=torch.float64).requires_grad_() if weighted else None
     parts = (states, table) if weights is None else (states, table, weights)
-    smoothed = full_softmax(states, table, targets, weights=weights, smoothing=0.2)
+    smoothed = next_item_loss("CE", states, table, targets, weights=weights, smoothing=0.2)
     each = F.cross_entropy(states @ table.T, targets, reduction="none", label_smoothing=0.2)
     expected = (each if weights is None else weights * each).mean()
     assert_same(smoothed, expected, *parts)
     curved = []
     for loss in (
-        full_softmax(states, table, targets, smoothing=0.2),
+        next_item_loss("CE", states, table, targets, smoothing=0.2),
         F.cross_entropy(states @ table.T, targets, label_smoothing=0.2),
     ):
         (slope,) = torch.autograd.grad(loss, table, create_graph=True)
