@@ -180,11 +180,12 @@ def _of_personalisation(config: RaConfig) -> Iterator[str]:
         yield f"personalize={settings.personalize!r} and workers={config.run.workers}: use one worker"
 
 
-def uneven_heads(config: RaConfig, width: int, said: str) -> Iterator[str]:
-    """Refuse heads that do not divide the states' width, which RecBole's models tell when they are built."""
+def uneven_heads(config: RaConfig, width: int, said: str) -> str | None:
+    """Say that the heads do not divide the states' width, which RecBole's models tell when they are built."""
     heads = config.raft.ram_heads
     if config.raft.fuses and width % heads:
-        yield f"ram_heads={heads} does not divide {said}; choose a divisor"
+        return f"ram_heads={heads} does not divide {said}; choose a divisor"
+    return None
 
 
 def _of_memories(config: RaConfig) -> Iterator[str]:
@@ -195,7 +196,8 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
     if config.backbone in BACKBONES:
         name = BACKBONES[config.backbone].width_setting
         width = getattr(config.architecture, name)
-        yield from uneven_heads(config, width, f"{name}={width}")
+        if problem := uneven_heads(config, width, f"{name}={width}"):
+            yield problem
     if raft.finetune == "all" and not raft.fuses:
         yield (
             f"finetune='all': fusion={raft.fusion!r} has nothing that a backbone could learn with; use "

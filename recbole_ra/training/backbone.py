@@ -64,7 +64,7 @@ def backbone_stage(run: Run) -> Backbone:
         with torch.random.fork_rng():
             # Refuse now what could not be augmented after training.
             width = base.recommender(run.splits, run.fields).item_table.shape[1]
-        for problem in uneven_heads(config, width, f"{width}, the width of {config.backbone}'s states"):
+        if problem := uneven_heads(config, width, f"{width}, the width of {config.backbone}'s states"):
             raise SettingsError(problem)
     facts: dict[str, Any] = {}
     if run.workers.count > 1:
