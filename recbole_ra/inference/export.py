@@ -132,7 +132,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> Path:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """What lies in a folder, and in place of the one for memories what lies in that."""
+    """Yield the entries of a folder; in place of its folder of memories, the entries of that."""
     for path in folder.iterdir():
         if path.name == _MEMORY and path.is_dir():
             yield from path.iterdir()
@@ -251,7 +251,7 @@ _SHARES = {
 
 
 def _constant(base: SequentialModel) -> float:
-    """What the history bias adds whatever the state is: asked of the model, which knows how it is kept."""
+    """Return the part of the history bias that is the same for every state, as the model computes it."""
     table = base.item_table
     one = torch.ones(1, 1, dtype=torch.int64, device=table.device)
     with torch.no_grad():

@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Written:
-    """What a journal holds.
+    """The changes that a journal holds.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ from recbole_ra.retrieval.recommender import RetrievalRecommender
 
 
 class Recommender:
-    """What a run leaves: made by :func:`recbole_ra.load`.
+    """A trained model that recommends, read from a run's folder by :func:`recbole_ra.load`.
 
     Users and items are tokens, as in the data; titles stand beside the items where they are known.
 
