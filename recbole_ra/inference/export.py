@@ -35,7 +35,7 @@ _MEMORY, _INDEX = "memory", "memory/index.faiss"
 _COLUMNS = {
     "keys": "state of the history of each memory, as the encoder gives it",
     "values": "id of the item that followed",
-    "users": "whose it is, a number; -1: nobody's, a mined pattern. Names of users are not exported",
+    "users": "number of the user; -1: none, a mined pattern. Names of users are not exported",
     "lengths": "items of the history",
     "times": "when the item followed; NaN: unknown",
     "recent": "ids of the latest items of the history, the last one first; 0: none",

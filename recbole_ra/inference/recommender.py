@@ -38,8 +38,8 @@ class Recommender:
     items : Items
     users : Tokens
     histories : SequenceTable
-        Whole histories, sequence ``u`` that of the user of id ``u``; the ones of nobody and of
-        forgotten users are empty.
+        Whole histories; sequence ``u`` is that of the user of id ``u``. It is empty for id 0, which is no
+        user, and for forgotten users.
     folder : Path or None
         Where it was loaded from, and is saved to.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of events.
+    """How many of the given events were added, and why the others were not.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def _read(interactions: Any) -> tuple[NDArray[np.object_], NDArray[np.object_], 
 
 
 def _were_before(table: SequenceTable, events: pd.DataFrame) -> NDArray[np.bool_]:
-    """Tell which events stand in the histories, or before in the same table, shape [events]."""
+    """Tell which events are known: from the histories, or from an earlier row; shape [events]."""
     owners = np.unique(events["user"].to_numpy())
     owners = owners[owners < len(table)]
     place = places(table.offsets[owners], table.lengths[owners])

@@ -29,7 +29,8 @@ class Requests:
     labels : object array, shape [R]
         What tables say in the column ``user``.
     histories : Prefixes
-        ``R`` whole sequences with their owners, 0 for nobody: each position is its length.
+        ``R`` whole sequences with the ids of their users, 0 if a sequence has none; each position is its
+        length.
     times : float64 array, shape [R]
         When each is asked.
     unknown_items : list of str
