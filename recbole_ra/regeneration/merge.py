@@ -73,6 +73,20 @@ class RegeneratedData:
         originals = np.flatnonzero(self.table.origin == Origin.ORIGINAL)
         return self._take(np.concatenate([np.tile(originals, copies - 1), np.arange(len(self))]))
 
+    def originals_once(self, copies: int) -> RegeneratedData:
+        """Undo :meth:`repeat_originals`.
+
+        Raises
+        ------
+        ValueError
+            If the number of originals is no multiple of ``copies``.
+        """
+        originals = np.flatnonzero(self.table.origin == Origin.ORIGINAL)
+        if copies < 1 or len(originals) % copies:
+            raise ValueError(f"{len(originals)} original rows are not {copies} copies of the same ones")
+        added = originals[: len(originals) // copies * (copies - 1)]
+        return self._take(np.delete(np.arange(len(self)), added))
+
     def _take(self, rows: IntArray) -> RegeneratedData:
         return RegeneratedData(take_rows(self.table, rows), self.latent[rows], self.count[rows])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -108,7 +108,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
         )
     else:
         data = read_regenerated(run, Path(kind))
-    data = data.repeat_originals(settings.original_copies)
+    data = data.repeat_originals(run.config.regeneration.original_copies)
     kept = data.keep_repeated(settings.min_multiplicity).keep(settings.origins)
     if not len(kept.table):
         raise DataError(
@@ -136,6 +136,9 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     """Read what ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
 
+    Each original stands once in what is returned; ``original_copies`` becomes the set's own, unless it was
+    chosen.
+
     Raises
     ------
     DataError
@@ -146,9 +149,10 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     run.say(f"training data: {file}")
     data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
     try:
-        made_from = json.loads(file.with_name(MANIFEST).read_text())["training_part"]
-    except (OSError, ValueError, KeyError, TypeError):
-        made_from = None
+        manifest = json.loads(file.with_name(MANIFEST).read_text())
+        made_from, copies = manifest["training_part"], int(manifest["settings"]["original_copies"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        made_from, copies = None, 1
     if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
         run.say(f"{file}: has neither a manifest nor original rows; that it fits this split is not checked")
     if made_from not in (None, run.training_part.digest):
@@ -157,6 +161,12 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
             "regenerate with these settings"
         )
     check_originals(run.splits.train, data.table)
+    try:
+        data = data.originals_once(copies)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}, as {MANIFEST} says; write the set again") from error
+    if "original_copies" not in run.config.chosen:
+        run.config.regeneration = replace(run.config.regeneration, original_copies=copies)
     return data
 
 

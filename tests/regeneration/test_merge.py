@@ -101,7 +101,9 @@ def test_equals_naive(
         *((Origin.PATTERN, -1, -1, row) for row in patterns),
         *((Origin.REGENERATED, *about) for about in zip(users, latent.tolist(), decoded, strict=True)),
     ]
-    assert rows_of(data.repeat_originals(copies)) == reference.unite(rows, copies)
+    repeated = data.repeat_originals(copies)
+    assert rows_of(repeated) == reference.unite(rows, copies)
+    assert rows_of(repeated.originals_once(copies)) == rows_of(data)
 
 
 @given(some_rows)
@@ -125,6 +127,9 @@ def test_originals_alone_and_repeated() -> None:
     assert rows_of(merge(original, None, None, None)) == [(0, 0, -1, [1, 2]), (0, 2, -1, [1, 2])]
     united = merge(original, patterns_of([[1, 2], [2, 2]]), None, None)
     assert [row[1] for row in rows_of(united.repeat_originals(2))] == [0, 2, 0, 2, -1]
+    for copies in (0, 3):
+        with pytest.raises(ValueError, match=f"2 original rows are not {copies} copies of the same ones"):
+            united.originals_once(copies)
 
 
 def test_nothing_at_all() -> None:

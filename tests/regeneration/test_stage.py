@@ -110,6 +110,29 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     assert not [path.name for path in target.parent.iterdir() if path != target]
 
 
+def test_copies_of_originals_are_not_copied_again(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    target, kind = tmp_path / "made", {"regenerate": "patterns"}
+    run("DR4SR", **{**regenerating, **kind}, original_copies=2, export_dir=str(target), say=silent)
+    twice = run("SASRec", **{**regenerating, **kind}, original_copies=2, say=silent)
+    for given in ({}, {"original_copies": 2}):
+        from_files = run("SASRec", **reading(regenerating, target), **given, say=silent)
+        assert from_files.reused == ["backbone"]
+        assert from_files.test == twice.test
+        assert from_files.regeneration["settings"]["original_copies"] == 2
+    once, thrice = (
+        run("SASRec", **reading(regenerating, target), original_copies=copies, say=silent).regeneration
+        for copies in (1, 3)
+    )
+    originals = twice.regeneration["training_rows"] - once["training_rows"]
+    assert thrice["training_rows"] == once["training_rows"] + 2 * originals
+
+    file = target / "sequences.tsv"
+    rows = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(rows[:1] + rows[2:]))  # an original is gone
+    with pytest.raises(DataError, match=r"sequences\.tsv: \d+ original rows are not 2 copies"):
+        run("SASRec", **reading(regenerating, target), say=silent)
+
+
 def test_the_files_of_an_export_hold_the_same_rows(regenerating: dict[str, Any], tmp_path: Path) -> None:
     target = tmp_path / "made"
     only = {"regenerate": "patterns", "regenerate_origins": "pattern", "export_dir": str(target)}
