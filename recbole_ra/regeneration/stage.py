@@ -150,7 +150,8 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
     try:
         manifest = json.loads(file.with_name(MANIFEST).read_text())
-        made_from, copies = manifest["training_part"], int(manifest["settings"]["original_copies"])
+        made_from = manifest["training_part"]
+        copies = int({"original_copies": 1, **manifest.get("settings", {})}["original_copies"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         made_from, copies = None, 1
     if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
