@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest_bytes, explain_disk_errors, make_folder, whole_folder, write_json
+from recbole_ra.core.store import MANIFEST
 from recbole_ra.regeneration.files import SEQUENCES_FILE, check_tokens, write_benchmark_files, write_sequences
-from recbole_ra.regeneration.stage import MANIFEST, Regenerated, user_tokens
+from recbole_ra.regeneration.stage import Regenerated, user_tokens
+from recbole_ra.settings.files import read_manifest
 from recbole_ra.training.run import Run
 
 
@@ -60,11 +61,8 @@ def check_export(run: Run, target: Path) -> Path:
 
 def _written(folder: Path) -> set[str]:
     """List what an earlier export wrote there."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {MANIFEST, *files}
+    files = read_manifest(folder).get("files")
+    return {MANIFEST, *files} if isinstance(files, dict) else set()
 
 
 def export_data(run: Run, regenerated: Regenerated, target: Path, versions: Mapping[str, str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
+from recbole_ra.core.store import MANIFEST
 from recbole_ra.data.table import ORIGINS, Origin
 from recbole_ra.data.training_part import RegeneratedDataset, check_originals
 from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
@@ -25,9 +25,9 @@ from recbole_ra.regeneration.weights import row_weights
 from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.tables import render
 from recbole_ra.settings.config import RaConfig
+from recbole_ra.settings.declared import RegenerationSettings
+from recbole_ra.settings.files import read_manifest
 from recbole_ra.training.run import Run
-
-MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -136,8 +136,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
 def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     """Read what ``recbole-ra regenerate`` wrote: the folder, or the file of sequences in it.
 
-    Each original stands once in what is returned; ``original_copies`` becomes the set's own, unless it was
-    chosen.
+    Each original stands once in what is returned.
 
     Raises
     ------
@@ -148,12 +147,7 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     file = path / SEQUENCES_FILE if path.is_dir() else path
     run.say(f"training data: {file}")
     data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
-    try:
-        manifest = json.loads(file.with_name(MANIFEST).read_text())
-        made_from = manifest["training_part"]
-        copies = int({"original_copies": 1, **manifest.get("settings", {})}["original_copies"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        made_from, copies = None, 1
+    made_from = read_manifest(path).get("training_part")
     if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
         run.say(f"{file}: has neither a manifest nor original rows; that it fits this split is not checked")
     if made_from not in (None, run.training_part.digest):
@@ -162,13 +156,11 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
             "regenerate with these settings"
         )
     check_originals(run.splits.train, data.table)
+    copies = run.config.made_with.get("original_copies", RegenerationSettings.original_copies)
     try:
-        data = data.originals_once(copies)
+        return data.originals_once(copies)
     except ValueError as error:
         raise DataError(f"{file}: {error}, as {MANIFEST} says; write the set again") from error
-    if "original_copies" not in run.config.chosen:
-        run.config.regeneration = replace(run.config.regeneration, original_copies=copies)
-    return data
 
 
 def user_tokens(run: Run) -> list[str]:

@@ -22,7 +22,7 @@ from recbole_ra.models.losses import LOSSES
 from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, OURS, REGENERATOR, backbone_name
 from recbole_ra.models.transformer import ACTIVATIONS
-from recbole_ra.settings.contradictions import contradictions
+from recbole_ra.settings.contradictions import REGENERATIONS, contradictions
 from recbole_ra.settings.declared import (
     OUR_SETTINGS,
     BankSettings,
@@ -35,7 +35,7 @@ from recbole_ra.settings.declared import (
     RunSettings,
     ScoringSettings,
 )
-from recbole_ra.settings.files import YamlLoader, props_root, read_yaml
+from recbole_ra.settings.files import YamlLoader, props_root, read_manifest, read_yaml
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
 
 
@@ -94,6 +94,10 @@ class RaConfig(Config):
         self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
         if self.only_regenerates and "regenerate" not in self._user_keys:
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
+        self.made_with = self._made_with()
+        if "original_copies" not in self._user_keys:
+            copies = self.made_with.get("original_copies", self.regeneration.original_copies)
+            self.regeneration = dataclasses.replace(self.regeneration, original_copies=copies)
         self.personalisation = read(PersonalisationSettings, self.final_config_dict, problems)
         self._personalise()
         self.bank = read(BankSettings, self.final_config_dict, problems)
@@ -106,6 +110,17 @@ class RaConfig(Config):
             self.architecture = read(OURS[self.backbone].Settings, self.final_config_dict, problems)
         self._check(problems)
         raise_problems(problems)
+
+    def _made_with(self) -> dict[str, Any]:
+        """Settings of the regenerated set that is read, as its manifest has them; of no set none."""
+        kind = self.regeneration.regenerate
+        if kind in REGENERATIONS or not os.path.exists(kind):
+            return {}
+        found = read_manifest(Path(kind)).get("settings")
+        if not isinstance(found, dict):
+            return {}
+        own = self.own
+        return {key: value for key, value in found.items() if key in own and own[key].problem(value) is None}
 
     def _personalise(self) -> None:
         """Read the + of ``regenerate=dr4sr+``."""

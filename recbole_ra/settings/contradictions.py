@@ -55,7 +55,11 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         counted = ("deduplicate", "min_multiplicity", "row_weight")  # which a file of rows does not tell
         idle += [key for key in counted if key in config.chosen and config[key] not in (1, "none")]
         for key in idle:
-            yield f"{key}={config[key]!r} has no effect on what {kind} holds already; leave it out"
+            said = f"{key}={config[key]!r} has no effect on what {kind} holds already"
+            if key == "row_weight" or key not in config.made_with:
+                yield f"{said}; leave it out"
+            elif config[key] != config.made_with[key]:
+                yield f"{said}, made with {config.made_with[key]!r}; leave it out"
     if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
         yield (
             f"min_multiplicity={regeneration.min_multiplicity} counts how often a row was decoded, but "

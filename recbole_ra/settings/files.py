@@ -1,7 +1,8 @@
-"""Settings as text: YAML files, values on a command line, and the files that are shipped."""
+"""Settings as text: YAML files, values on a command line, the files that are shipped, a set's manifest."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.store import MANIFEST
 
 
 def props_root() -> Path:
@@ -84,3 +86,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(key, str):
             raise SettingsError(f"{path}: {key!r} names no setting; write one 'key: value' a line")
     return content
+
+
+def read_manifest(made: Path) -> dict[str, Any]:
+    """Return what a regenerated set, given as its folder or a file in it, says of itself.
+
+    Nothing, where no manifest lies there or it is damaged: rows may come from elsewhere.
+    """
+    try:
+        found = json.loads(((made if made.is_dir() else made.parent) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -98,7 +98,10 @@ def test_the_exported_set_trains_to_the_same_result(regenerating: dict[str, Any]
     assert from_files.test == twice.test
     assert from_files.reused == ["backbone"]
 
-    with pytest.raises(SettingsError, match=r"gamma=0\.3 has no effect on what .* holds already"):
+    as_it_was_made = run("SASRec", **{**regenerating, "regenerate": str(target)}, say=silent)
+    assert as_it_was_made.test == direct.test
+    wrong = r"gamma=0\.3 has no effect on what .* holds already, made with 0\.5; leave it out"
+    with pytest.raises(SettingsError, match=wrong):
         run("SASRec", **reading(regenerating, target), gamma=0.3, say=silent)
     with pytest.raises(DataError, match="exists already"):
         run("DR4SR", **regenerating, export_dir=str(target), say=silent)
