@@ -6,7 +6,7 @@
 A cell is a model on a data set with some training data and a seed; regenerator and decoded rows are made with
 the seed, too. Everything is selected on validation; each cell's test is computed once. ``--steps=N`` adds the
 same cells at N optimisation steps each, without early stopping, which tells the data's effect from that of
-longer training.
+longer training; where a cell had its best epoch before N and its last after it, that is its answer already.
 
 Training data may have settings of its own after colons, as in ``--data=original,patterns:row_weight=support``
 or ``dr4sr:regenerate=FOLDER``, a set that ``recbole-ra regenerate`` wrote. While settings are being chosen,
@@ -170,7 +170,9 @@ def main() -> None:
             if given.steps is not None:
                 epochs = max(1, round(given.steps / patient["steps_per_epoch"]))
                 chosen.update(epochs=epochs, stopping_step=epochs)
-                equal = cell(given.cells, name, chosen, test=not given.no_test)
+                equal = patient  # which is what would be found again, if it has seen all these epochs
+                if not patient["best_epoch"] < epochs <= patient["epochs"]:
+                    equal = cell(given.cells, name, chosen, test=not given.no_test)
                 found.setdefault(f"{given.steps} steps", {}).setdefault(data, []).append(equal)
         for how, cells in found.items():
             table(f"{model}, {dataset}, {how}", cells)
