@@ -172,10 +172,10 @@ def check_originals(train: CompactDataset, table: SequenceTable) -> IntArray:
     known[np.repeat(np.arange(len(rows)), length)[~same]] = False
     if not known.all():
         first = int(table.users[rows[np.argmin(known)]])
-        user = train.field2id_token[train.uid_field][first] if first > 0 else "nobody"
+        user = f"user '{train.field2id_token[train.uid_field][first]}'" if first > 0 else "one without a user"
         raise DataError(
             f"data set '{train.dataset_name}': {int((~known).sum())} regenerated rows of origin 'original' "
-            f"are not their user's training sequence (first: user '{user}'); they were made from another "
+            f"are not their user's training sequence (first: {user}); they were made from another "
             "data set or split, so regenerate with these settings"
         )
     return source
