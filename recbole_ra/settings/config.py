@@ -94,12 +94,12 @@ class RaConfig(Config):
         self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
         if self.only_regenerates and "regenerate" not in self._user_keys:
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
-        self.made_with = self._made_with()
-        if "original_copies" not in self._user_keys:
-            copies = self.made_with.get("original_copies", self.regeneration.original_copies)
-            self.regeneration = dataclasses.replace(self.regeneration, original_copies=copies)
         self.personalisation = read(PersonalisationSettings, self.final_config_dict, problems)
         self._personalise()
+        self.made_with = self._made_with()
+        if "original_copies" in self.made_with and "original_copies" not in self._user_keys:
+            copies = self.made_with["original_copies"]
+            self.regeneration = dataclasses.replace(self.regeneration, original_copies=copies)
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
         if self.bank.memory_scope == "past" and "fusion" not in self._user_keys:

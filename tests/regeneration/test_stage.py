@@ -72,7 +72,7 @@ def test_options_run_to_a_test_result(change: dict[str, Any], regenerating: dict
     assert {"regeneration.txt", "regeneration.png", "result.json"} <= pictures
 
 
-def reading(regenerating: dict[str, Any], made: Path) -> dict[str, Any]:
+def reading(regenerating: dict[str, Any], made: Path | str) -> dict[str, Any]:
     """Settings of a run on what another one regenerated."""
     kept = {key: value for key, value in regenerating.items() if key not in REGENERATION}
     return {**kept, "regenerate": str(made)}
@@ -122,6 +122,9 @@ def test_copies_of_originals_are_not_copied_again(regenerating: dict[str, Any], 
         assert from_files.reused == ["backbone"]
         assert from_files.test == twice.test
         assert from_files.regeneration["settings"]["original_copies"] == 2
+    plus = {**reading(regenerating, f"{target}+"), "original_copies": 2}
+    personalised = run("SASRec", **plus, evaluate_test=False, say=silent)
+    assert personalised.regeneration["training_rows"] == twice.regeneration["training_rows"]
     once, thrice = (
         run("SASRec", **reading(regenerating, target), original_copies=copies, say=silent).regeneration
         for copies in (1, 3)
