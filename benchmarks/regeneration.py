@@ -108,6 +108,12 @@ def facts(result: Result, model: str) -> dict[str, Any]:
     }
 
 
+def has_seen(found: Mapping[str, Any], epochs: int) -> bool:
+    """Tell whether training for so many epochs would find the same again; not of a choice among trainings."""
+    is_choice = found["settings"]["regenerate"] == "auto"
+    return not is_choice and found["best_epoch"] < epochs <= found["epochs"]
+
+
 def shown(found: list[float], digits: int = 4) -> str:
     """Mean ± standard deviation, or the one value."""
     mean = f"{statistics.mean(found):.{digits}f}".lstrip("0")
@@ -170,8 +176,8 @@ def main() -> None:
             if given.steps is not None:
                 epochs = max(1, round(given.steps / patient["steps_per_epoch"]))
                 chosen.update(epochs=epochs, stopping_step=epochs)
-                equal = patient  # which is what would be found again, if it has seen all these epochs
-                if not patient["best_epoch"] < epochs <= patient["epochs"]:
+                equal = patient
+                if not has_seen(patient, epochs):
                     equal = cell(given.cells, name, chosen, test=not given.no_test)
                 found.setdefault(f"{given.steps} steps", {}).setdefault(data, []).append(equal)
         for how, cells in found.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ class Setting:
                 f">= {low}" if high is None else f"<= {high}" if low is None else f"between {low} and {high}"
             )
             return f"{self.name}={value!r} must be {limits}"
-        if self.kind is float and math.isinf(value):
+        if self.kind is float and abs(value) > sys.float_info.max:
             return f"{self.name}={value!r} must be finite"
         if self.kind is int and abs(value) >= 2**63:
             return f"{self.name}={value!r} must be below 2^63"

@@ -91,7 +91,7 @@ def run(
     started = perf_counter()
     config = RaConfig(model, dataset, config_files, settings)
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
-    idle = config.without_effect(config.chosen)
+    idle = [name for name in config.without_effect(config.chosen) if not config.as_made(name)]
     if idle:
         say(f"without effect on {config.model} with {config.what_runs}: {', '.join(idle)}")
     splits = Splits.load(config)

@@ -26,7 +26,6 @@ from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.tables import render
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.declared import RegenerationSettings
-from recbole_ra.settings.files import read_manifest
 from recbole_ra.training.run import Run
 
 
@@ -54,13 +53,21 @@ class Regenerated:
         """Settings, rows that train, and statistics, for a result or a manifest."""
         table = self.train.table
         return {
-            "settings": {**asdict(config.patterns), **asdict(config.regeneration)},
+            "settings": self.made_with(config),
             "training_rows": len(table),
             "training_targets": int((table.lengths - 1).sum()),
             "statistics": self.statistics.to_dict(),
             "table": self.table(),
             "history": self.history,
         }
+
+    @staticmethod
+    def made_with(config: RaConfig) -> dict[str, Any]:
+        """Settings with which the rows were made: of a set that was read, its own."""
+        found = {**asdict(config.patterns), **asdict(config.regeneration)}
+        for name in config.without_effect(found):
+            del found[name]
+        return found | {name: value for name, value in config.made_with.items() if config.shapes_set(name)}
 
     def table(self) -> str:
         """Return the statistics as plain text."""
@@ -92,7 +99,9 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
     if kind == "none":
         return None
     patterns, decoded, sources = None, None, source_windows(run, run.training_part.sequences)
+    times = 1
     if kind in ("dr4sr", "patterns"):
+        times = settings.min_multiplicity  # a set holds no rarer rows any more, and no counts
         patterns = mined.table
         run.say(f"patterns: {len(patterns)}")
         if kind == "dr4sr":
@@ -108,8 +117,8 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
         )
     else:
         data = read_regenerated(run, Path(kind))
-    data = data.repeat_originals(run.config.regeneration.original_copies)
-    kept = data.keep_repeated(settings.min_multiplicity).keep(settings.origins)
+    data = data.repeat_originals(settings.original_copies)
+    kept = data.keep_repeated(times).keep(settings.origins)
     if not len(kept.table):
         raise DataError(
             f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
@@ -147,9 +156,9 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     file = path / SEQUENCES_FILE if path.is_dir() else path
     run.say(f"training data: {file}")
     data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
-    made_from = read_manifest(path).get("training_part")
+    made_from = run.config.manifest.get("training_part")
     if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
-        run.say(f"{file}: has neither a manifest nor original rows; that it fits this split is not checked")
+        run.say(f"{file}: no readable manifest and no original rows; that it fits this split is not checked")
     if made_from not in (None, run.training_part.digest):
         raise DataError(
             f"{file}: was made from another data set or split than '{run.config.dataset}' is now; "

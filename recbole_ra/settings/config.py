@@ -22,7 +22,7 @@ from recbole_ra.models.losses import LOSSES
 from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, OURS, REGENERATOR, backbone_name
 from recbole_ra.models.transformer import ACTIVATIONS
-from recbole_ra.settings.contradictions import REGENERATIONS, contradictions
+from recbole_ra.settings.contradictions import COUNTED, REGENERATIONS, contradictions
 from recbole_ra.settings.declared import (
     OUR_SETTINGS,
     BankSettings,
@@ -37,6 +37,7 @@ from recbole_ra.settings.declared import (
 )
 from recbole_ra.settings.files import YamlLoader, props_root, read_manifest, read_yaml
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
+from recbole_ra.settings.stages import stages_before
 
 
 class RaConfig(Config):
@@ -96,10 +97,7 @@ class RaConfig(Config):
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
         self.personalisation = read(PersonalisationSettings, self.final_config_dict, problems)
         self._personalise()
-        self.made_with = self._made_with()
-        if "original_copies" in self.made_with and "original_copies" not in self._user_keys:
-            copies = self.made_with["original_copies"]
-            self.regeneration = dataclasses.replace(self.regeneration, original_copies=copies)
+        self._read_set(problems)
         self.bank = read(BankSettings, self.final_config_dict, problems)
         self.raft = read(RaftSettings, self.final_config_dict, problems)
         if self.bank.memory_scope == "past" and "fusion" not in self._user_keys:
@@ -111,17 +109,6 @@ class RaConfig(Config):
         self._check(problems)
         raise_problems(problems)
 
-    def _made_with(self) -> dict[str, Any]:
-        """Settings of the regenerated set that is read, as its manifest has them; of no set none."""
-        kind = self.regeneration.regenerate
-        if kind in REGENERATIONS or not os.path.exists(kind):
-            return {}
-        found = read_manifest(Path(kind)).get("settings")
-        if not isinstance(found, dict):
-            return {}
-        own = self.own
-        return {key: value for key, value in found.items() if key in own and own[key].problem(value) is None}
-
     def _personalise(self) -> None:
         """Read the + of ``regenerate=dr4sr+``."""
         kind = self.regeneration.regenerate
@@ -130,6 +117,35 @@ class RaConfig(Config):
         self.regeneration = dataclasses.replace(self.regeneration, regenerate=kind.removesuffix("+"))
         if "personalize" not in self._user_keys:
             self.personalisation = dataclasses.replace(self.personalisation, personalize="bilevel")
+
+    def _read_set(self, problems: list[str]) -> None:
+        """Read how the set was made that ``regenerate`` names, if it names one."""
+        kind = self.regeneration.regenerate
+        is_set = kind not in REGENERATIONS and os.path.exists(kind)
+        self.manifest: Mapping[str, Any] = read_manifest(Path(kind)) if is_set else {}
+        settings = self.manifest.get("settings")
+        known = settings.items() if isinstance(settings, dict) else ()
+        self.made_with = {name: value for name, value in known if name in self.own}
+        copies = "original_copies"
+        if copies not in self.made_with:
+            return
+        if problem := self.own[copies].problem(self.made_with[copies]):
+            problems.append(f"{kind}: its manifest says {problem}; write the set again")
+        elif copies not in self._user_keys:
+            self.regeneration = dataclasses.replace(self.regeneration, original_copies=self.made_with[copies])
+
+    def shapes_set(self, name: str) -> bool:
+        """Tell whether a setting shapes the rows of a regenerated set, which reading it cannot change."""
+        return name in COUNTED or bool(self.about(name).shapes & stages_before("rows"))
+
+    def as_made(self, name: str) -> bool:
+        """Tell whether a setting has the value with which the set was made that is read."""
+        if name not in self.made_with:
+            return False
+        value, made = self[name], self.made_with[name]
+        if self.about(name).path and isinstance(value, str) and isinstance(made, str):
+            value, made = os.path.abspath(value), os.path.abspath(made)
+        return bool(value == made)
 
     # What RecBole's Config does in its constructor, step by step.
 

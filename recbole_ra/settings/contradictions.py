@@ -11,12 +11,14 @@ from recbole_ra.data.table import ORIGINS, split_origins
 from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
-from recbole_ra.settings.stages import stages_before
 
 if TYPE_CHECKING:
     from recbole_ra.settings.config import RaConfig
 
 REGENERATIONS = ("none", "auto", "dr4sr", "patterns")
+
+COUNTED = ("deduplicate", "min_multiplicity")
+"""Settings of regeneration that look at how often each row was made, which a set does not tell."""
 
 
 def contradictions(config: RaConfig) -> Iterator[str]:
@@ -50,16 +52,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         names = ", ".join(REGENERATIONS)
         yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
     if kind not in REGENERATIONS:
-        made = stages_before("rows")
-        idle = [key for key in config.without_effect(config.chosen) if config.about(key).shapes & made]
-        counted = ("deduplicate", "min_multiplicity", "row_weight")  # which a file of rows does not tell
-        idle += [key for key in counted if key in config.chosen and config[key] not in (1, "none")]
-        for key in idle:
-            said = f"{key}={config[key]!r} has no effect on what {kind} holds already"
-            if key == "row_weight" or key not in config.made_with:
-                yield f"{said}; leave it out"
-            elif config[key] != config.made_with[key]:
-                yield f"{said}, made with {config.made_with[key]!r}; leave it out"
+        yield from _of_set(config)
     if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
         yield (
             f"min_multiplicity={regeneration.min_multiplicity} counts how often a row was decoded, but "
@@ -75,7 +68,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     yield from _unknown_origins("regenerate_origins", regeneration.origins)
     if regeneration.regenerator_width % 2:
         yield f"regenerator_width={regeneration.regenerator_width} must be even: it has 2 attention heads"
-    if regeneration.decode_length > longest_decoded(config):
+    if regeneration.decode_length > longest_decoded(config) and kind in REGENERATIONS:
         yield (
             f"decode_length={regeneration.decode_length} must be <= {longest_decoded(config)}; raise "
             "MAX_ITEM_LIST_LENGTH for more"
@@ -84,6 +77,22 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
         yield f"export_dir={config.run.export_dir!r} but nothing is regenerated; add --regenerate=dr4sr"
     if config.bank.memory_data == "regenerated" and kind == "none":
         yield "memory_data='regenerated' but nothing is regenerated; add --regenerate=dr4sr"
+
+
+def _of_set(config: RaConfig) -> Iterator[str]:
+    """Refuse what would make other rows than those that the set which is read holds already."""
+    idle = [key for key in config.chosen if config.shapes_set(key)]
+    for key in sorted({*config.without_effect(idle), *COUNTED} & config.chosen.keys()):
+        said = f"{key}={config[key]!r} has no effect on what {config.regeneration.regenerate} holds already"
+        if key in config.made_with and not config.as_made(key):
+            yield f"{said}, made with {config.made_with[key]!r}; leave it out"
+        elif key not in config.made_with and not (key == "min_multiplicity" and config[key] == 1):
+            yield f"{said}; leave it out"
+    if config.regeneration.row_weight != "none":
+        yield (
+            f"row_weight={config.regeneration.row_weight!r} asks how often each row was made, which "
+            f"{config.regeneration.regenerate} does not tell; leave it out"
+        )
 
 
 def _of_choice(config: RaConfig) -> Iterator[str]:

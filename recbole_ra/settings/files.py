@@ -95,6 +95,6 @@ def read_manifest(made: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(((made if made.is_dir() else made.parent) / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

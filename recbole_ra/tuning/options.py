@@ -264,6 +264,9 @@ def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
     if config.dataset != "ml-100k" or "data_path" in settings:
         fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())
     for name, value in settings.items():
-        if config.about(name).path and isinstance(value, str) and Path(value).exists():
-            fixed[name] = str(Path(value).absolute())
+        if config.about(name).path and isinstance(value, str):
+            for path, plus in ((value, ""), (value.removesuffix("+"), "+")):
+                if Path(path).exists():
+                    fixed[name] = str(Path(path).absolute()) + plus
+                    break
     return fixed

@@ -139,6 +139,18 @@ def test_copies_of_originals_are_not_copied_again(regenerating: dict[str, Any], 
         run("SASRec", **reading(regenerating, target), say=silent)
 
 
+def test_a_set_stays_as_it_was_made_where_it_is_read(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    made, again = tmp_path / "made", tmp_path / "again"
+    settings = {**regenerating, "gamma": 0.3, "deduplicate": "decoded", "min_multiplicity": 2}
+    rows = run("DR4SR", **settings, export_dir=str(made), say=silent).regeneration["training_rows"]
+    settings |= {"regenerate": str(made), "export_dir": str(again), "evaluate_test": False}
+    kept = run("SASRec", **settings, say=silent)
+    assert kept.regeneration["training_rows"] == rows
+    assert kept.regeneration["statistics"]["origins"]["regenerated"]["rows"] > 0
+    first, second = (json.loads((place / "manifest.json").read_text())["settings"] for place in (made, again))
+    assert second.items() >= {**first, "regenerate": str(made)}.items()
+
+
 def test_the_files_of_an_export_hold_the_same_rows(regenerating: dict[str, Any], tmp_path: Path) -> None:
     target = tmp_path / "made"
     only = {"regenerate": "patterns", "regenerate_origins": "pattern", "export_dir": str(target)}

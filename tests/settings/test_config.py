@@ -37,6 +37,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("seed", 2**40, "seed=.* must be between 0 and 4294967295"),
     ("learning_rate", -1, "learning_rate=-1 must be >= 0"),
     ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
+    ("balance_weight", INF, "balance_weight=inf must be finite"),
+    ("balance_weight", 10**400, "balance_weight=10* must be finite"),
     ("MAX_ITEM_LIST_LENGTH", "fifty", "MAX_ITEM_LIST_LENGTH='fifty' must be an integer"),
     ("MAX_ITEM_LIST_LENGTH", None, "MAX_ITEM_LIST_LENGTH=None must be an integer"),
     ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH=0 must be >= 1"),
