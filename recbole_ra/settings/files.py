@@ -93,8 +93,9 @@ def read_manifest(made: Path) -> dict[str, Any]:
 
     Nothing, where no manifest lies there or it is damaged: rows may come from elsewhere.
     """
+    file = (made if made.is_dir() else made.parent) / MANIFEST
     try:
-        found = json.loads(((made if made.is_dir() else made.parent) / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None  # no pipe, no device
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

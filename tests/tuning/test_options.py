@@ -12,9 +12,10 @@ import yaml
 from recbole_ra.cli import main, parse_settings
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.files import held
+from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.files import parse_value
 from recbole_ra.tuning.cluster import Machine
-from recbole_ra.tuning.options import Sweep, plan_sweep
+from recbole_ra.tuning.options import Sweep, plan_sweep, portable
 from recbole_ra.tuning.space import default_point
 from recbole_ra.tuning.sweep import search
 
@@ -49,6 +50,16 @@ def test_the_same_command_finds_its_folder_again(words: Words, tmp_path: Path) -
     one = folder(space, backbone_checkpoint=given)
     given.write_bytes(b"y")
     assert len({folder(space), one, folder(space, backbone_checkpoint=given)}) == 3
+
+
+def test_a_regenerated_set_is_found_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for plus in ("", "+"):
+        config = RaConfig("SASRec", "ml-100k", (), {"regenerate": f"set{plus}"})
+        assert portable(config.chosen, config)["regenerate"] == f"{tmp_path / 'set'}{plus}"
 
 
 def test_a_sweep_of_another_model_or_data_is_another(words: Words, walks: Path, tmp_path: Path) -> None:
