@@ -176,9 +176,8 @@ def main() -> None:
             if given.steps is not None:
                 epochs = max(1, round(given.steps / patient["steps_per_epoch"]))
                 chosen.update(epochs=epochs, stopping_step=epochs)
-                equal = patient
-                if not has_seen(patient, epochs):
-                    equal = cell(given.cells, name, chosen, test=not given.no_test)
+                again = not has_seen(patient, epochs)
+                equal = cell(given.cells, name, chosen, test=not given.no_test) if again else patient
                 found.setdefault(f"{given.steps} steps", {}).setdefault(data, []).append(equal)
         for how, cells in found.items():
             table(f"{model}, {dataset}, {how}", cells)

@@ -99,9 +99,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
     if kind == "none":
         return None
     patterns, decoded, sources = None, None, source_windows(run, run.training_part.sequences)
-    times = 1
     if kind in ("dr4sr", "patterns"):
-        times = settings.min_multiplicity  # a set holds no rarer rows any more, and no counts
         patterns = mined.table
         run.say(f"patterns: {len(patterns)}")
         if kind == "dr4sr":
@@ -118,7 +116,9 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
     else:
         data = read_regenerated(run, Path(kind))
     data = data.repeat_originals(settings.original_copies)
-    kept = data.keep_repeated(times).keep(settings.origins)
+    # A set holds no rarer rows any more, and no counts.
+    kept = data if decoded is None else data.keep_repeated(settings.min_multiplicity)
+    kept = kept.keep(settings.origins)
     if not len(kept.table):
         raise DataError(
             f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"

@@ -265,8 +265,7 @@ def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
         fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())
     for name, value in settings.items():
         if config.about(name).path and isinstance(value, str):
-            for path, plus in ((value, ""), (value.removesuffix("+"), "+")):
-                if Path(path).exists():
-                    fixed[name] = str(Path(path).absolute()) + plus
-                    break
+            path = value if Path(value).exists() else value.removesuffix("+")
+            if Path(path).exists():
+                fixed[name] = str(Path(path).absolute()) + value.removeprefix(path)
     return fixed
