@@ -57,9 +57,9 @@ class Backbone(nn.Module):
         """Give items of the history a term of their own; ``none`` takes it away."""
         self.history_bias = None if kind == "none" else HistoryBias(kind, self.width)
 
-    def personalise(self) -> None:
+    def personalise(self, variant: str = "paper") -> None:
         """Give it what weighs its training targets (DR4SR+)."""
-        self.personalizer = Personalizer(self.width)
+        self.personalizer = Personalizer(self.width, variant)
 
     @property
     def item_table(self) -> Tensor:

@@ -14,13 +14,34 @@ class Personalizer(nn.Module):
     ----------
     width : int
         Of the states.
+    variant : {"paper", "released"}
+        ``paper``: τ is learned, from 1, and clipped below at 1. ``released``: τ stays 10, and ``g`` is drawn
+        so small that all weights begin at a half.
+
+    Attributes
+    ----------
+    moves : int64, shape []
+        Steps of the upper level that it has taken.
     """
 
-    def __init__(self, width: int) -> None:
+    moves: Tensor
+
+    def __init__(self, width: int, variant: str = "paper") -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
         self.outer = nn.Linear(width, 2)
         self.tau = nn.Parameter(torch.ones(()))
+        self.register_buffer("moves", torch.zeros((), dtype=torch.int64))
+        if variant == "released":
+            self.tau = nn.Parameter(torch.tensor(10.0), requires_grad=False)
+            for layer in (self.inner, self.outer):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Put τ back to where it is clipped; below it no slope would reach it any more."""
+        self.tau.clamp_(min=1.0)
 
     def forward(self, states: Tensor) -> Tensor:
         """[T, D] -> weights in (0, 1), [T]."""

@@ -269,7 +269,7 @@ def _finish(
     result.save(folder, str(config["valid_metric"]).lower(), bigger=bool(config["valid_metric_bigger"]))
     if state.trust is not None:
         title = f"{config.model} on {config.dataset}: weights of training targets"
-        save_trust(rows, state.trust, result.personalisation, folder, title)
+        save_trust(rows, state.trust.weights, result.personalisation, folder, title)
     if choice is not None:
         choice.save_picture(folder / "training_data.png", f"{config.model} on {config.dataset}")
     if regenerated is not None:

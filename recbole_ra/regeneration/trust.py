@@ -16,32 +16,34 @@ from recbole_ra.data.table import Origin, Prefixes
 from recbole_ra.regeneration.pictures import COLOURS
 from recbole_ra.report.plots import png_figure
 from recbole_ra.report.tables import render
+from recbole_ra.training.run import Trust
 
 SHOWN = 10
 """Patterns at each end."""
 
 
-def trust_facts(rows: Prefixes, weights: NDArray[np.float32], vocabulary: Sequence[str]) -> dict[str, Any]:
+def trust_facts(rows: Prefixes, trust: Trust, vocabulary: Sequence[str]) -> dict[str, Any]:
     """Summarise the weights of training targets.
 
     Parameters
     ----------
     rows : Prefixes
         The training rows.
-    weights : float32 array, shape [rows]
+    trust : Trust
     vocabulary : sequence of str
         Token of each item id.
 
     Returns
     -------
     dict
+        ``moves``: steps in which the weights were learned (:class:`~recbole_ra.training.run.Trust`).
         ``origins``: origin -> targets, mean weight and its deciles. ``most`` and ``least``: rows that are not
         original, by the mean weight of their targets, each with ``items``, ``origin`` and ``weight``.
     """
     table = rows.table
     origin = pd.Series([Origin(one).name.lower() for one in table.origin])
     of_target = origin.to_numpy()[rows.sequence]
-    frame = pd.DataFrame({"origin": of_target, "sequence": rows.sequence, "weight": weights})
+    frame = pd.DataFrame({"origin": of_target, "sequence": rows.sequence, "weight": trust.weights})
     origins = {
         str(name): {
             "targets": len(part),
@@ -65,7 +67,8 @@ def trust_facts(rows: Prefixes, weights: NDArray[np.float32], vocabulary: Sequen
             for sequence, weight in part.items()
         ]
 
-    return {"origins": origins, "most": shown(made.iloc[::-1][:SHOWN]), "least": shown(made.iloc[:SHOWN])}
+    ends = {"most": shown(made.iloc[::-1][:SHOWN]), "least": shown(made.iloc[:SHOWN])}
+    return {"moves": trust.moves, "origins": origins, **ends}
 
 
 def save_trust(
@@ -73,6 +76,8 @@ def save_trust(
 ) -> None:
     """Write the weights as ``personalisation.txt`` and as a histogram by origin, ``personalisation.png``."""
     table = Table("origin", "targets", "mean weight", "items")
+    if facts["moves"] is not None:
+        table.caption = f"weights learned in {facts['moves']} steps"
     for name, about in facts["origins"].items():
         table.add_row(name, str(about["targets"]), f"{about['mean']:.4f}", "")
     for kind in ("most", "least"):

@@ -244,6 +244,13 @@ class PersonalisationSettings:
         shapes="backbone",
         expert=True,
     )
+    personalize_variant: str = setting(
+        "paper",
+        "how weights are learned, as in the paper or the authors' code (docs/method.md, section 7)",
+        choices=("paper", "released"),
+        shapes="backbone",
+        expert=True,
+    )
     personalize_warmup: int = setting(
         10, "epochs before the weights are first judged", low=0, shapes="backbone", expert=True
     )

@@ -117,8 +117,9 @@ def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any
         trainer.first_epochs = run.config.regeneration.regenerate_epochs
         batches = Curriculum(batches, originals, trainer.first_epochs)
     if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
-        originals = sequence_batches(run.config, run.train_rows, base.own)
-        trainer.personalise(run.config.personalisation, batches.prefixes, originals)
+        settings = run.config.personalisation
+        judges = batches.prefixes if settings.personalize_variant == "released" else run.train_rows
+        trainer.personalise(settings, batches.prefixes, sequence_batches(run.config, judges, base.own))
     return batches, valid
 
 

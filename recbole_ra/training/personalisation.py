@@ -19,7 +19,7 @@ from recbole_ra.models.backbone import Backbone, EncoderBackbone
 from recbole_ra.models.personalizer import Personalizer
 from recbole_ra.settings.declared import PersonalisationSettings
 from recbole_ra.training.hypergradient import hypergradient
-from recbole_ra.training.run import Run
+from recbole_ra.training.run import Run, Trust
 from recbole_ra.training.trainer import RaTrainer
 
 TERMS, STEP = 3, 1e-3
@@ -33,19 +33,17 @@ class PersonalizedTrainer(RaTrainer):
     """Trains a backbone whose personalizer weighs the targets of some origins.
 
     ``bilevel``: after the warm-up, each ``personalize_interval`` steps the personalizer moves against the
-    slope of the loss on original rows at the backbone's optimum. ``end-to-end`` (ablation C): both move
-    together against the weighted training loss.
+    slope of the loss on rows that judge it, at the backbone's optimum. ``end-to-end`` (ablation C): both
+    move together against the weighted training loss.
 
     Call :meth:`personalise` before it trains.
     """
 
     settings: PersonalisationSettings
     weighed: Tensor
-    originals: SequenceBatches
+    judges: SequenceBatches
 
-    def personalise(
-        self, settings: PersonalisationSettings, rows: Prefixes, originals: SequenceBatches
-    ) -> None:
+    def personalise(self, settings: PersonalisationSettings, rows: Prefixes, judges: SequenceBatches) -> None:
         """Say which rows are weighed, and on what the weights are judged.
 
         Parameters
@@ -53,19 +51,23 @@ class PersonalizedTrainer(RaTrainer):
         settings : PersonalisationSettings
         rows : Prefixes
             The training rows.
-        originals : SequenceBatches
-            Batches of original rows.
+        judges : SequenceBatches
+            Batches of the rows whose loss says how good the weights are.
         """
         self.settings = settings
         self.weighed = torch.from_numpy(is_weighed(settings, rows)).to(self.device)
-        self.originals = originals
+        self.judges = judges
+        self._as_released = settings.personalize_variant == "released"
         self._lower_steps = 0
         self._judging: Iterator[TrainBatch] | None = None
-        own = list(self.personalizer.parameters())
-        self.upper = torch.optim.SGD(
-            own, lr=settings.personalize_learning_rate, momentum=MOMENTUM, weight_decay=DECAY
-        )
-        theirs = {id(parameter) for parameter in own}
+        layers = [*self.personalizer.inner.parameters(), *self.personalizer.outer.parameters()]
+        # τ has a least value, so nothing pulls it to 0.
+        groups: list[dict[str, Any]] = [{"params": layers, "weight_decay": DECAY}]
+        if self.personalizer.tau.requires_grad:
+            groups.append({"params": [self.personalizer.tau]})
+        self._learned = [parameter for group in groups for parameter in group["params"]]
+        self.upper = torch.optim.SGD(groups, lr=settings.personalize_learning_rate, momentum=MOMENTUM)
+        theirs = {id(parameter) for parameter in self.personalizer.parameters()}
         self.lower = [
             parameter
             for parameter in self.model.parameters()
@@ -88,13 +90,15 @@ class PersonalizedTrainer(RaTrainer):
     ) -> Any:
         loss_func = loss_func or self.model.calculate_loss
         bilevel = self.settings.personalize == "bilevel"
+        warm = epoch_idx >= self.settings.personalize_warmup
 
         def weighted(batch: TrainBatch) -> Any:
             self._lower_steps += 1
-            due = self._lower_steps % self.settings.personalize_interval == 0
-            if bilevel and due and epoch_idx >= self.settings.personalize_warmup:
+            self.personalizer.clip()
+            if bilevel and warm and self._lower_steps % self.settings.personalize_interval == 0:
                 self.move_upper(batch)
-            batch.weigh = self._weights(batch, learned=not bilevel)
+            plain = self._as_released and not warm
+            batch.weigh = None if plain else self._weights(batch, learned=not bilevel)
             return loss_func(batch)
 
         return super()._train_epoch(train_data, epoch_idx, weighted, show_progress)
@@ -103,39 +107,40 @@ class PersonalizedTrainer(RaTrainer):
         weighed = self.weighed[batch.rows]
 
         def weigh(states: Tensor) -> Tensor:
-            with torch.set_grad_enabled(learned):
-                weights = self.personalizer(states.detach())
+            for parameter in self._learned:
+                parameter.requires_grad_(learned)
+            weights = self.personalizer(states if self._as_released else states.detach())
             return torch.where(weighed, weights, 1.0)
 
         return weigh
 
     def move_upper(self, batch: TrainBatch) -> None:
-        """Move the personalizer one step, judged by the next-item loss on the next batch of original rows."""
-        dev = self._next_originals().to(self.device)
+        """Move the personalizer one step, judged by the next-item loss on the next batch of its judges."""
+        dev = self._next_judges().to(self.device)
         batch.weigh = self._weights(batch, learned=True)
-        own = list(self.personalizer.parameters())
         # cuDNN's recurrent networks cannot be differentiated twice.
         with torch.backends.cudnn.flags(enabled=False):
             slopes = hypergradient(
                 self.backbone.recommendation_loss(self.backbone.trained_states(dev), dev),
                 self.backbone.calculate_loss(batch),
                 self.lower,
-                own,
+                self._learned,
                 terms=TERMS,
                 step=STEP,
             )
-        for parameter, slope in zip(own, slopes, strict=True):
-            parameter.grad = slope
-        torch.nn.utils.clip_grad_norm_(own, LARGEST_NORM)
+        for parameter, slope in zip(self._learned, slopes, strict=True):
+            parameter.grad = slope / STEP if self._as_released else slope
+        torch.nn.utils.clip_grad_norm_(self._learned, LARGEST_NORM)
         self.upper.step()
         self.upper.zero_grad(set_to_none=True)
+        self.personalizer.moves += 1
 
-    def _next_originals(self) -> TrainBatch:
-        """Return the next batch of original rows; a training that was resumed sees the same."""
-        epoch, place = divmod(self._lower_steps // self.settings.personalize_interval, len(self.originals))
+    def _next_judges(self) -> TrainBatch:
+        """Return the next batch of the judges; a training that was resumed sees the same."""
+        epoch, place = divmod(self._lower_steps // self.settings.personalize_interval, len(self.judges))
         if self._judging is None or place == 0:
-            self.originals.epoch = epoch
-            self._judging = itertools.islice(self.originals, place, None)
+            self.judges.epoch = epoch
+            self._judging = itertools.islice(self.judges, place, None)
         return next(self._judging)
 
     def _state(self, epoch: int) -> dict[str, Any]:
@@ -155,8 +160,8 @@ def is_weighed(settings: PersonalisationSettings, rows: Prefixes) -> NDArray[np.
 
 
 @torch.no_grad()
-def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.float32]:
-    """Return the weight of every training target without noise, shape [rows]; 1 where it is not weighed."""
+def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> Trust:
+    """Return the weight of every training target without noise, and say so if none was learned."""
     assert isinstance(backbone, EncoderBackbone), "only backbones of ours are personalised"
     assert backbone.personalizer is not None, "it was trained with one"
     backbone.eval()
@@ -164,5 +169,15 @@ def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> NDArray[np.
     for batch in batches:
         moved = batch.to(run.config.torch_device)
         found[batch.rows.numpy()] = backbone.personalizer(backbone.trained_states(moved)).cpu().numpy()
-    found[~is_weighed(run.config.personalisation, batches.prefixes)] = 1.0
-    return found
+    settings = run.config.personalisation
+    found[~is_weighed(settings, batches.prefixes)] = 1.0
+    if settings.personalize != "bilevel":
+        return Trust(found, None)
+    moves = int(backbone.personalizer.moves)
+    if not moves:
+        run.say(
+            "personalisation: up to the selected epoch no weight was learned, they are as they were drawn "
+            f"(personalize_warmup={settings.personalize_warmup} epochs, then one step in "
+            f"personalize_interval={settings.personalize_interval}); lower these, or train longer"
+        )
+    return Trust(found, moves)

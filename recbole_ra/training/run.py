@@ -47,13 +47,30 @@ class Artifact:
     found: Path | None
 
 
+@dataclass(frozen=True)
+class Trust:
+    """How much training targets count where that is learned (DR4SR+).
+
+    Attributes
+    ----------
+    weights : float32 array, shape [rows]
+        Of each training row; 1 where it is not weighed.
+    moves : int or None
+        Steps in which the weights were learned, up to the selected epoch; None if they were learned in every
+        step.
+    """
+
+    weights: NDArray[np.float32]
+    moves: int | None
+
+
 @dataclass
 class Run:
     """What the stages of one run share.
 
     ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
-    ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counted where
-    that was learned, ``known`` the keys of what this run, or another of the same call, has made or found
+    ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counts where
+    that is learned, ``known`` the keys of what this run, or another of the same call, has made or found
     (then True: it was there before).
     """
 
@@ -65,7 +82,7 @@ class Run:
     start_from: Path | None = None
     workers: Workers = field(default_factory=OneProcess)
     regenerated: RegeneratedDataset | None = None
-    trust: NDArray[np.float32] | None = None
+    trust: Trust | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -83,7 +83,7 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
         )
         backbone.learn_history_bias(config.scoring.history_bias)
         if config.personalisation.personalize != "none":
-            backbone.personalise()
+            backbone.personalise(config.personalisation.personalize_variant)
         return Base(BackboneRecommender(backbone, Fields.of(config)).to(config.torch_device), backbone)
     if config.backbone in CLOSED_FORM:
         solved = CLOSED_FORM[config.backbone](splits.whole.item_num, Fields.of(config))

@@ -53,6 +53,30 @@ def test_a_personalizer_without_noise_is_a_softmax() -> None:
     assert ((first > 0) & (first < 1)).all()
 
 
+def test_tau_is_clipped_and_goes_on_learning() -> None:
+    torch.manual_seed(0)
+    model, states = Personalizer(4), torch.randn(9, 4)
+    with torch.no_grad():
+        model.tau.fill_(0.9)
+    model.clip()
+    model.eval()(states).sum().backward()
+    assert model.tau.item() == 1
+    assert model.tau.grad is not None
+    assert model.tau.grad.item() != 0
+
+
+def test_as_released_weights_begin_at_a_half() -> None:
+    torch.manual_seed(0)
+    model = Personalizer(64, "released")
+    with torch.no_grad():
+        weights = model.eval()(torch.randn(99, 64))
+        noisy = model.train()(torch.randn(9999, 64))
+    torch.testing.assert_close(weights, torch.full((99,), 0.5), atol=3e-3, rtol=0)
+    assert model.tau.item() == 10
+    assert not model.tau.requires_grad
+    assert 0.03 < noisy.std().item() < 0.06  # the noise of two Gumbel variables, π / √3, over 4 τ
+
+
 @pytest.mark.parametrize("kind", ["patterns+", "patterns"])
 @pytest.mark.parametrize("personalize", ["bilevel", "end-to-end"])
 def test_a_run_on_personalised_data(kind: str, personalize: str, settings: dict[str, Any]) -> None:
@@ -68,9 +92,57 @@ def test_a_run_on_personalised_data(kind: str, personalize: str, settings: dict[
     assert (folder / "personalisation.png").read_bytes().startswith(b"\x89PNG")
     assert "most trusted" in (folder / "personalisation.txt").read_text()
     assert json.loads((folder / "result.json").read_text())["personalisation"] == result.personalisation
+    assert (result.personalisation["moves"] or 0) > 0 or personalize == "end-to-end"
+    assert not any("no weight was learned" in line for line in said)
     again = run("RaSASRec", **settings, regenerate=kind, personalize=personalize, say=silent)
     assert again.reused == ["backbone", "bank", "raft"]
     assert (again.test, again.personalisation) == (result.test, result.personalisation)
+
+
+def test_weights_that_were_never_learned_are_told(settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    result = run("SASRec", **{**settings, "personalize_warmup": 9}, regenerate="patterns+", say=said.append)
+    assert result.personalisation["moves"] == 0
+    assert any("no weight was learned" in line and "personalize_warmup=9" in line for line in said)
+
+
+def test_the_released_variant(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up without weights; judged on all rows; the slope lacks the factor of the step."""
+    seen: list[tuple[bool, int]] = []
+    slopes: list[torch.Tensor] = []
+    move, loss = PersonalizedTrainer.move_upper, EncoderBackbone.calculate_loss
+
+    def moving(self: PersonalizedTrainer, batch: Any) -> None:
+        before = [p.clone() for p in self._learned]
+        move(self, batch)
+        if len(slopes) == 1:  # the first step of momentum is the slope itself
+            moved = before[1] - self._learned[1]
+            rate = settings["personalize_learning_rate"]
+            decayed = slopes[0] + personalisation.DECAY * before[1] * personalisation.STEP
+            torch.testing.assert_close(moved / rate * personalisation.STEP, decayed, rtol=1e-3, atol=1e-9)
+        judged.update(self.judges.prefixes.table.origin[self.judges.prefixes.sequence].tolist())
+
+    def slope(*given: Any, **more: Any) -> Any:
+        found = hypergradient(*given, **more)
+        slopes.append(found[1])
+        return found
+
+    def calculate(self: EncoderBackbone, batch: Any) -> torch.Tensor:
+        seen.append((batch.weigh is None, len(slopes)))
+        return loss(self, batch)
+
+    judged: set[int] = set()
+    monkeypatch.setattr(PersonalizedTrainer, "move_upper", moving)
+    monkeypatch.setattr(personalisation, "hypergradient", slope)
+    monkeypatch.setattr(EncoderBackbone, "calculate_loss", calculate)
+    settings |= {"personalize_variant": "released", "personalize_warmup": 1, "personalize_learning_rate": 0.1}
+    result = run("SASRec", **settings, regenerate="patterns+", say=silent)
+    plain = [is_plain for is_plain, _ in seen]
+    assert plain[0]
+    assert not plain[-1]
+    assert plain == sorted(plain, reverse=True)
+    assert judged == {Origin.ORIGINAL, Origin.PATTERN}
+    assert result.personalisation["moves"] == len(slopes) > 0
 
 
 def test_a_killed_training_goes_on_as_if_it_had_not_been(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -147,10 +219,10 @@ def test_batches_of_originals_are_taken_one_after_another() -> None:
     trainer = PersonalizedTrainer.__new__(PersonalizedTrainer)
     trainer.settings = PersonalisationSettings(personalize_interval=3)
     for start in (0, 4):
-        trainer.originals, trainer._judging = feed(), None
+        trainer.judges, trainer._judging = feed(), None
         for number in range(start, 12):
             trainer._lower_steps = 3 * number
-            rows = trainer._next_originals().rows.tolist()
+            rows = trainer._next_judges().rows.tolist()
             if start:
                 assert rows == drawn[number]
             else:
