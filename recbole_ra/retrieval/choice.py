@@ -67,7 +67,8 @@ class Candidate:
 
     def said(self, protocol: str) -> str:
         """Say how much it gains, and why it does not help if it does not."""
-        gains = ", ".join(f"{name} {self.gain[name]:+.4f} ± {self.error[name]:.4f}" for name in PROTOCOLS)
+        names = PROTOCOLS if protocol in PROTOCOLS else (protocol, *PROTOCOLS)
+        gains = ", ".join(f"{name} {self.gain[name]:+.4f} ± {self.error[name]:.4f}" for name in names)
         if self.gain[protocol] <= BEYOND * self.error[protocol]:
             return f"{gains}, not beyond two standard errors"
         return gains + (f", but worse {' and '.join(self._harmed)}" if self._harmed else "")

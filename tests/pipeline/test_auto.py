@@ -44,8 +44,11 @@ def test_what_is_chosen(gains: list[tuple[float, ...]], chosen: str) -> None:
     assert found.said().startswith(
         "training data: " + ("originals, as" if chosen == "none" else NAMES[chosen])
     )
-    for kind in ("patterns", "DR4SR"):
-        assert kind in found.said()
+    for kind, gain in zip(("patterns", "DR4SR"), gains, strict=True):
+        assert (
+            f"{kind} mean {sum((*gain, *gain)[:2]) / 2:+.4f} ± 0.0100, unmasked {gain[0]:+.4f}"
+            in found.said()
+        )
 
 
 @pytest.fixture
