@@ -8,9 +8,9 @@ from pathlib import Path
 from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import digest_bytes, explain_disk_errors, make_folder, whole_folder, write_json
 from recbole_ra.core.store import MANIFEST
-from recbole_ra.regeneration.files import SEQUENCES_FILE, check_tokens, write_benchmark_files, write_sequences
+from recbole_ra.regeneration.files import check_tokens, write_benchmark_files, write_sequences
 from recbole_ra.regeneration.stage import Regenerated, user_tokens
-from recbole_ra.settings.files import read_manifest
+from recbole_ra.settings.files import SEQUENCES_FILE, read_manifest
 from recbole_ra.training.run import Run
 
 

@@ -23,9 +23,6 @@ from recbole_ra.data.atomic import MISSING, check_readable, shown
 from recbole_ra.data.table import ORIGINS, IntArray, Origin, Prefixes, SequenceTable, offsets_of, places
 from recbole_ra.regeneration.merge import SHORTEST, RegeneratedData
 
-SEQUENCES_FILE = "sequences.tsv"
-"""Name of the file of sequences in a folder."""
-
 BLOCK_ITEMS = 1 << 20  # that are turned into text at once
 SEPARATORS = (" ", ",", ";", "|")
 COLUMNS = ("origin", "user", "latent", "items")

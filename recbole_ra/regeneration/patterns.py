@@ -39,10 +39,13 @@ class MinedPatterns:
             self.run.training_part.numbered, window=settings.window, min_support=settings.min_support
         )
         if not len(mined):
+            config = self.run.config
+            without = ", or do without patterns (memory_source=enumerate, regenerate=none)"
             raise DataError(
-                f"data set '{self.run.config.dataset}': no pattern occurs in {settings.min_support} "
-                f"sequences within {settings.window} positions; lower --min_support, widen --window, or "
-                "do without patterns (memory_source=enumerate, regenerate=none)"
+                f"data set '{config.dataset}': no pattern occurs in {settings.min_support} sequences within "
+                f"{settings.window} positions; lower --min_support, or widen --window"
+                + without
+                * (not config.only_regenerates)
             )
         return mined
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.core.files import write_bytes
+from recbole_ra.core.files import digest_bytes, write_bytes
 from recbole_ra.core.store import MANIFEST
-from recbole_ra.data.table import ORIGINS, Origin
+from recbole_ra.data.table import ORIGINS
 from recbole_ra.data.training_part import RegeneratedDataset, check_originals
-from recbole_ra.regeneration.files import SEQUENCES_FILE, read_sequences
+from recbole_ra.regeneration.files import read_sequences
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.pictures import statistics_plot, statistics_table
@@ -26,6 +26,7 @@ from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.tables import render
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.declared import RegenerationSettings
+from recbole_ra.settings.files import sequences_file
 from recbole_ra.training.run import Run
 
 
@@ -124,7 +125,7 @@ def regeneration_stage(run: Run, mined: MinedPatterns) -> Regenerated | None:
             f"regenerate_origins={settings.regenerate_origins!r}: no row of that origin was made; name others"
         )
     statistics = regeneration_statistics(
-        data,
+        kept,
         run.training_part.sequences,
         patterns=patterns,
         decoded=decoded,
@@ -150,19 +151,29 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
     Raises
     ------
     DataError
-        If the file cannot be read, or was made from another data set or split: held-out items might
-        stand in it.
+        If the file cannot be read or is not as it was written, or was made from another data set or split:
+        held-out items might stand in it.
     """
-    file = path / SEQUENCES_FILE if path.is_dir() else path
+    file = sequences_file(path)
     run.say(f"training data: {file}")
-    data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
     made_from = run.config.manifest.get("training_part")
-    if made_from is None and not (data.table.origin == Origin.ORIGINAL).any():
-        run.say(f"{file}: no readable manifest and no original rows; that it fits this split is not checked")
     if made_from not in (None, run.training_part.digest):
         raise DataError(
-            f"{file}: was made from another data set or split than '{run.config.dataset}' is now; "
-            "regenerate with these settings"
+            f"{file}: was made from another data set or split (of {run.config.manifest.get('dataset')!r}) "
+            f"than '{run.config.dataset}' is now; regenerate with these settings"
+        )
+    written = run.config.manifest.get("files")
+    known = written.get(file.name) if isinstance(written, dict) else None
+    data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
+    if known is None:
+        run.say(
+            f"{file}: no readable {MANIFEST} beside it knows the file; that its pattern and decoded rows are "
+            "of this data set and split, and complete, is not checked"
+        )
+    elif known != digest_bytes(file.read_bytes()):
+        raise DataError(
+            f"{file}: was cut or changed since {MANIFEST} was written; write the set again, or, if the rows "
+            f"are to be these, delete {MANIFEST}"
         )
     check_originals(run.splits.train, data.table)
     copies = run.config.made_with.get("original_copies", RegenerationSettings.original_copies)

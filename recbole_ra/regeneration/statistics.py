@@ -31,8 +31,8 @@ class RegenerationStatistics:
         are counts, ``lengths`` the rows of each length, shortest first, ``coverage`` the share of the
         vocabulary that occurs, ``transitions`` the distinct pairs of adjacent items, ``new_transitions``
         the share of them that are adjacent, in this order, in no original row, ``new_occurrences`` the
-        same share with every occurrence counted, and ``dropped`` the rows that were left out because an
-        earlier one is equal, None where that is unknown.
+        same share with every occurrence counted, and ``dropped`` the rows that were left out, because an
+        earlier one is equal or by a setting, None where that is unknown.
     latents : dict of str to dict
         The same of the regenerated rows by latent space, where it is known.
     decoded : dict, optional
@@ -68,7 +68,7 @@ def regeneration_statistics(
     Parameters
     ----------
     data : RegeneratedData
-        All rows that :func:`~recbole_ra.regeneration.merge.merge` kept, or that were read from a file.
+        The rows that train.
     original : SequenceTable
         Original training sequences: what is compared with, whether ``data`` holds them or not.
     patterns : SequenceTable, optional

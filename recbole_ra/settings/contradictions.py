@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_ra.core.errors import nearest
@@ -11,6 +12,7 @@ from recbole_ra.data.table import ORIGINS, split_origins
 from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, REGENERATOR
 from recbole_ra.settings.declared import RegenerationSettings
+from recbole_ra.settings.files import sequences_file
 
 if TYPE_CHECKING:
     from recbole_ra.settings.config import RaConfig
@@ -51,7 +53,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     if kind not in REGENERATIONS and not os.path.exists(kind):
         names = ", ".join(REGENERATIONS)
         yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
-    if kind not in REGENERATIONS:
+    elif kind not in REGENERATIONS and os.path.exists(sequences_file(Path(kind))):  # else reading it says so
         yield from _of_set(config)
     if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
         yield (

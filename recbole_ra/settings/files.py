@@ -88,6 +88,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+SEQUENCES_FILE = "sequences.tsv"
+"""The rows of a regenerated set, in its folder."""
+
+
+def sequences_file(made: Path) -> Path:
+    """Return the file of rows of a regenerated set, given as its folder or that file."""
+    return made / SEQUENCES_FILE if made.is_dir() else made
+
+
 def read_manifest(made: Path) -> dict[str, Any]:
     """Return what a regenerated set, given as its folder or a file in it, says of itself.
 

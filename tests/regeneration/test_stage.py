@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,52 @@ def test_copies_of_originals_are_not_copied_again(regenerating: dict[str, Any], 
     file = target / "sequences.tsv"
     rows = file.read_text().splitlines(keepends=True)
     file.write_text("".join(rows[:1] + rows[2:]))  # an original is gone
+    with pytest.raises(
+        DataError, match=r"sequences\.tsv: was cut or changed since manifest\.json was written"
+    ):
+        run("SASRec", **reading(regenerating, target), say=silent)
+    forget_the_digest(target)
     with pytest.raises(DataError, match=r"sequences\.tsv: \d+ original rows are not 2 copies"):
         run("SASRec", **reading(regenerating, target), say=silent)
+
+
+def forget_the_digest(made: Path) -> None:
+    """Let the manifest of a set know no file any more, as if its rows came from elsewhere."""
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps({**manifest, "files": {}}))
+
+
+def test_rows_that_nothing_vouches_for_are_told(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    """A set whose manifest is damaged, or is none, may be somebody's own; it is not read in silence."""
+    target = tmp_path / "made"
+    run("DR4SR", **{**regenerating, "regenerate": "patterns"}, export_dir=str(target), say=silent)
+    given = {**reading(regenerating, target), "epochs": 1, "evaluate_test": False}
+
+    def unchecked() -> bool:
+        said: list[str] = []
+        run("SASRec", **given, say=said.append)
+        return any("of this data set and split, and complete, is not checked" in line for line in said)
+
+    assert not unchecked()
+    file = target / "sequences.tsv"
+    file.write_text(file.read_text() + "pattern\t\t\ti1 i2\n")
+    with pytest.raises(DataError, match=r"was cut or changed .*delete manifest\.json"):
+        unchecked()
+    for content in ("{", "[]"):
+        (target / "manifest.json").write_text(content)
+        assert unchecked()
+    (target / "manifest.json").unlink()
+    assert unchecked()
+
+
+def test_statistics_are_those_of_the_rows_that_train(regenerating: dict[str, Any], tmp_path: Path) -> None:
+    for change in ({"min_multiplicity": 2}, {"regenerate_origins": "pattern"}):
+        target = tmp_path / "-".join(change)
+        made = run("DR4SR", **regenerating, **change, export_dir=str(target), say=silent)
+        rows = [line.split("\t")[0] for line in (target / "sequences.tsv").read_text().splitlines()[1:]]
+        told = made.regeneration["statistics"]["origins"]
+        assert {origin: about["rows"] for origin, about in told.items()} == dict(Counter(rows))
+        assert json.loads((target / "manifest.json").read_text())["statistics"]["origins"] == told
 
 
 def test_a_set_stays_as_it_was_made_where_it_is_read(regenerating: dict[str, Any], tmp_path: Path) -> None:
@@ -314,8 +359,11 @@ def test_settings_that_cannot_be(change: dict[str, Any], words: str, regeneratin
 
 
 def test_a_data_set_without_patterns(regenerating: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="no pattern occurs in 500 sequences within 5 positions; lower"):
+    none = "no pattern occurs in 500 sequences within 5 positions; lower --min_support, or widen --window"
+    with pytest.raises(DataError, match=f"{none}, or do without patterns"):
         run("SASRec", **regenerating, min_support=500, say=silent)
+    with pytest.raises(DataError, match=f"{none}$"):
+        run("DR4SR", **regenerating, min_support=500, say=silent)
 
 
 def test_a_regenerator_of_another_vocabulary(regenerating: dict[str, Any], tmp_path: Path) -> None:

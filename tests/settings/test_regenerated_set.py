@@ -25,6 +25,7 @@ MADE: dict[str, Any] = {
 def made(folder: Path, manifest: Any = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(manifest or {"settings": MADE}))
+    (folder / "sequences.tsv").touch()
     return folder
 
 
@@ -60,6 +61,15 @@ def test_what_a_set_was_made_with_may_be_given_again(tmp_path: Path, plus: str) 
 def test_what_would_make_other_rows_is_refused(tmp_path: Path, chosen: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         reading(made(tmp_path / "set"), **chosen)
+
+
+def test_what_is_no_set_is_told_alone(tmp_path: Path) -> None:
+    """A mistyped folder is no reason to take settings away."""
+    with pytest.raises(SettingsError) as told:
+        reading(tmp_path / "absent", gamma=0.5, n_latents=5)
+    assert "neither none, auto, dr4sr, patterns nor a file or folder" in str(told.value)
+    assert "gamma" not in str(told.value)
+    reading(tmp_path, gamma=0.5)  # a folder without a set; that it holds none is said where it is read
 
 
 def test_a_path_given_again_may_be_spelled_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
