@@ -35,7 +35,7 @@ from recbole_ra.settings.declared import (
     RunSettings,
     ScoringSettings,
 )
-from recbole_ra.settings.files import YamlLoader, props_root, read_manifest, read_yaml
+from recbole_ra.settings.files import YamlLoader, props_root, read_manifest, read_yaml, split_plus
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
 from recbole_ra.settings.stages import stages_before
 
@@ -111,11 +111,9 @@ class RaConfig(Config):
 
     def _personalise(self) -> None:
         """Read the + of ``regenerate=dr4sr+``."""
-        kind = self.regeneration.regenerate
-        if not kind.endswith("+") or os.path.exists(kind):
-            return
-        self.regeneration = dataclasses.replace(self.regeneration, regenerate=kind.removesuffix("+"))
-        if "personalize" not in self._user_keys:
+        kind, plus = split_plus(self.regeneration.regenerate)
+        self.regeneration = dataclasses.replace(self.regeneration, regenerate=kind)
+        if plus and "personalize" not in self._user_keys:
             self.personalisation = dataclasses.replace(self.personalisation, personalize="bilevel")
 
     def _read_set(self, problems: list[str]) -> None:

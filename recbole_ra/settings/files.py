@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 SEQUENCES_FILE = "sequences.tsv"
 """The rows of a regenerated set, in its folder."""
+
+
+def split_plus(kind: str) -> tuple[str, str]:
+    """Take off the ``+`` with which ``regenerate`` asks for DR4SR+; a path that ends in it keeps it."""
+    is_plus = kind.endswith("+") and not os.path.exists(kind)
+    return (kind.removesuffix("+"), "+") if is_plus else (kind, "")
 
 
 def sequences_file(made: Path) -> Path:

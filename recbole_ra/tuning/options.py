@@ -14,7 +14,7 @@ from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.setting import declared, raise_problems, read, setting
 from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.settings.files import read_yaml
+from recbole_ra.settings.files import read_yaml, split_plus
 from recbole_ra.settings.stages import stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
@@ -265,7 +265,7 @@ def portable(settings: Mapping[str, Any], config: RaConfig) -> dict[str, Any]:
         fixed["data_path"] = str(Path(settings.get("data_path") or "dataset").absolute())
     for name, value in settings.items():
         if config.about(name).path and isinstance(value, str):
-            path = value if Path(value).exists() else value.removesuffix("+")
+            path, plus = split_plus(value)
             if Path(path).exists():
-                fixed[name] = str(Path(path).absolute()) + value.removeprefix(path)
+                fixed[name] = str(Path(path).absolute()) + plus
     return fixed
