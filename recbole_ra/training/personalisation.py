@@ -90,14 +90,14 @@ class PersonalizedTrainer(RaTrainer):
     ) -> Any:
         loss_func = loss_func or self.model.calculate_loss
         bilevel = self.settings.personalize == "bilevel"
-        warm = epoch_idx >= self.settings.personalize_warmup
+        judged = epoch_idx >= self.settings.personalize_warmup
 
         def weighted(batch: TrainBatch) -> Any:
             self._lower_steps += 1
             self.personalizer.clip()
-            if bilevel and warm and self._lower_steps % self.settings.personalize_interval == 0:
+            if bilevel and judged and self._lower_steps % self.settings.personalize_interval == 0:
                 self.move_upper(batch)
-            plain = self._as_released and not warm
+            plain = self._as_released and not judged
             batch.weigh = None if plain else self._weights(batch, learned=not bilevel)
             return loss_func(batch)
 
