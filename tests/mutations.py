@@ -143,7 +143,7 @@ MUTATIONS = (
     Mutation(
         "the authors' slope keeps the factor that their code leaves out",
         "training/personalisation.py",
-        "slope / STEP if self._as_released else slope",
+        "slope / STEP if self.settings.as_released else slope",
         "slope",
         "tests/training/test_personalisation.py",
     ),

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LEAST_TAU = 1.0
+"""Where τ is clipped below (METHOD 2)."""
+
 
 class Personalizer(nn.Module):
     """``w = GumbelSoftmax(g(h), τ)_0`` with ``g`` an MLP D → D → 2 (METHOD 2); in evaluation without noise.
@@ -30,10 +33,10 @@ class Personalizer(nn.Module):
         super().__init__()
         self.inner = nn.Linear(width, width)
         self.outer = nn.Linear(width, 2)
-        self.tau = nn.Parameter(torch.ones(()))
+        released = variant == "released"
+        self.tau = nn.Parameter(torch.tensor(10.0 if released else LEAST_TAU), requires_grad=not released)
         self.register_buffer("moves", torch.zeros((), dtype=torch.int64))
-        if variant == "released":
-            self.tau = nn.Parameter(torch.tensor(10.0), requires_grad=False)
+        if released:
             for layer in (self.inner, self.outer):
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
@@ -41,7 +44,7 @@ class Personalizer(nn.Module):
     @torch.no_grad()
     def clip(self) -> None:
         """Put τ back to where it is clipped; below it no slope would reach it any more."""
-        self.tau.clamp_(min=1.0)
+        self.tau.clamp_(min=LEAST_TAU)
 
     def forward(self, states: Tensor) -> Tensor:
         """[T, D] -> weights in (0, 1), [T]."""
@@ -49,4 +52,4 @@ class Personalizer(nn.Module):
         if self.training:
             uniform = torch.rand_like(logits).clamp(min=torch.finfo(logits.dtype).tiny)
             logits = logits - (-uniform.log()).log()
-        return (logits / self.tau.clamp(min=1.0)).softmax(-1)[:, 0]
+        return (logits / self.tau.clamp(min=LEAST_TAU)).softmax(-1)[:, 0]

@@ -40,12 +40,12 @@ class MinedPatterns:
         )
         if not len(mined):
             config = self.run.config
-            without = ", or do without patterns (memory_source=enumerate, regenerate=none)"
+            remedy = "lower --min_support, or widen --window"
+            if not config.only_regenerates:
+                remedy += ", or do without patterns (memory_source=enumerate, regenerate=none)"
             raise DataError(
                 f"data set '{config.dataset}': no pattern occurs in {settings.min_support} sequences within "
-                f"{settings.window} positions; lower --min_support, or widen --window"
-                + without
-                * (not config.only_regenerates)
+                f"{settings.window} positions; {remedy}"
             )
         return mined
 

@@ -26,7 +26,7 @@ from recbole_ra.report.plots import learning_curve
 from recbole_ra.report.tables import render
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.declared import RegenerationSettings
-from recbole_ra.settings.files import sequences_file
+from recbole_ra.settings.files import part_of, sequences_file
 from recbole_ra.training.run import Run
 
 
@@ -162,8 +162,7 @@ def read_regenerated(run: Run, path: Path) -> RegeneratedData:
             f"{file}: was made from another data set or split (of {run.config.manifest.get('dataset')!r}) "
             f"than '{run.config.dataset}' is now; regenerate with these settings"
         )
-    written = run.config.manifest.get("files")
-    known = written.get(file.name) if isinstance(written, dict) else None
+    known = part_of(run.config.manifest, "files").get(file.name)
     data = read_sequences(file, run.splits.whole.vocabulary, user_tokens(run))
     if known is None:
         run.say(

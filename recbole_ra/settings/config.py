@@ -35,7 +35,7 @@ from recbole_ra.settings.declared import (
     RunSettings,
     ScoringSettings,
 )
-from recbole_ra.settings.files import YamlLoader, props_root, read_manifest, read_yaml, split_plus
+from recbole_ra.settings.files import YamlLoader, part_of, props_root, read_manifest, read_yaml, split_plus
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
 from recbole_ra.settings.stages import stages_before
 
@@ -121,9 +121,8 @@ class RaConfig(Config):
         kind = self.regeneration.regenerate
         is_set = kind not in REGENERATIONS and os.path.exists(kind)
         self.manifest: Mapping[str, Any] = read_manifest(Path(kind)) if is_set else {}
-        settings = self.manifest.get("settings")
-        known = settings.items() if isinstance(settings, dict) else ()
-        self.made_with = {name: value for name, value in known if name in self.own}
+        known = part_of(self.manifest, "settings")
+        self.made_with = {name: value for name, value in known.items() if name in self.own}
         copies = "original_copies"
         if copies not in self.made_with:
             return

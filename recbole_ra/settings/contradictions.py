@@ -50,10 +50,7 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
     """Check the settings of regeneration."""
     regeneration = config.regeneration
     kind = regeneration.regenerate
-    if kind not in REGENERATIONS and not os.path.exists(kind):
-        names = ", ".join(REGENERATIONS)
-        yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
-    elif kind not in REGENERATIONS and os.path.exists(sequences_file(Path(kind))):  # else reading it says so
+    if kind not in REGENERATIONS:
         yield from _of_set(config)
     if regeneration.min_multiplicity > 1 and kind in ("none", "patterns"):
         yield (
@@ -82,10 +79,16 @@ def _of_regeneration(config: RaConfig) -> Iterator[str]:
 
 
 def _of_set(config: RaConfig) -> Iterator[str]:
-    """Refuse what would make other rows than those that the set which is read holds already."""
+    """Refuse what is no set, and what would make other rows than those that one holds already."""
+    kind = config.regeneration.regenerate
+    if not os.path.exists(kind):
+        names = ", ".join(REGENERATIONS)
+        yield f"regenerate={kind!r} is neither {names} nor a file or folder{nearest(kind, REGENERATIONS)}"
+    if not os.path.exists(sequences_file(Path(kind))):
+        return  # a folder without one is told where it is read
     idle = [key for key in config.chosen if config.shapes_set(key)]
     for key in sorted({*config.without_effect(idle), *COUNTED} & config.chosen.keys()):
-        said = f"{key}={config[key]!r} has no effect on what {config.regeneration.regenerate} holds already"
+        said = f"{key}={config[key]!r} has no effect on what {kind} holds already"
         if key in config.made_with and not config.as_made(key):
             yield f"{said}, made with {config.made_with[key]!r}; leave it out"
         elif key not in config.made_with and not (key == "min_multiplicity" and config[key] == 1):
@@ -93,7 +96,7 @@ def _of_set(config: RaConfig) -> Iterator[str]:
     if config.regeneration.row_weight != "none":
         yield (
             f"row_weight={config.regeneration.row_weight!r} asks how often each row was made, which "
-            f"{config.regeneration.regenerate} does not tell; leave it out"
+            f"{kind} does not tell; leave it out"
         )
 
 

@@ -262,6 +262,11 @@ class PersonalisationSettings:
     )
 
     @property
+    def as_released(self) -> bool:
+        """Whether weights are learned as in the authors' code."""
+        return self.personalize_variant == "released"
+
+    @property
     def weighed_origins(self) -> tuple[str, ...]:
         """Names of the origins that are weighed."""
         return split_origins(self.personalize_origins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import yaml
 
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.core.store import MANIFEST
+
+SEQUENCES_FILE = "sequences.tsv"
+"""The rows of a regenerated set, in its folder."""
 
 
 def props_root() -> Path:
@@ -89,10 +93,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-SEQUENCES_FILE = "sequences.tsv"
-"""The rows of a regenerated set, in its folder."""
-
-
 def split_plus(kind: str) -> tuple[str, str]:
     """Take off the ``+`` with which ``regenerate`` asks for DR4SR+; a path that ends in it keeps it."""
     is_plus = kind.endswith("+") and not os.path.exists(kind)
@@ -114,4 +114,10 @@ def read_manifest(made: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None  # no pipe, no device
     except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def part_of(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a mapping in a manifest; nothing, where it holds none of that name."""
+    found = manifest.get(name)
     return found if isinstance(found, dict) else {}

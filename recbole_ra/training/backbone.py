@@ -118,7 +118,7 @@ def backbone_batches(run: Run, base: Base, trainer: RaTrainer) -> tuple[Any, Any
         batches = Curriculum(batches, originals, trainer.first_epochs)
     if isinstance(trainer, PersonalizedTrainer) and base.own is not None:
         settings = run.config.personalisation
-        judges = batches.prefixes if settings.personalize_variant == "released" else run.train_rows
+        judges = batches.prefixes if settings.as_released else run.train_rows
         trainer.personalise(settings, batches.prefixes, sequence_batches(run.config, judges, base.own))
     return batches, valid
 

@@ -57,7 +57,6 @@ class PersonalizedTrainer(RaTrainer):
         self.settings = settings
         self.weighed = torch.from_numpy(is_weighed(settings, rows)).to(self.device)
         self.judges = judges
-        self._as_released = settings.personalize_variant == "released"
         self._lower_steps = 0
         self._judging: Iterator[TrainBatch] | None = None
         layers = [*self.personalizer.inner.parameters(), *self.personalizer.outer.parameters()]
@@ -97,7 +96,7 @@ class PersonalizedTrainer(RaTrainer):
             self.personalizer.clip()
             if bilevel and judged and self._lower_steps % self.settings.personalize_interval == 0:
                 self.move_upper(batch)
-            plain = self._as_released and not judged
+            plain = self.settings.as_released and not judged
             batch.weigh = None if plain else self._weights(batch, learned=not bilevel)
             return loss_func(batch)
 
@@ -107,9 +106,9 @@ class PersonalizedTrainer(RaTrainer):
         weighed = self.weighed[batch.rows]
 
         def weigh(states: Tensor) -> Tensor:
-            for parameter in self._learned:
+            for parameter in self._learned:  # in a lower step the slope reaches at most the states
                 parameter.requires_grad_(learned)
-            weights = self.personalizer(states if self._as_released else states.detach())
+            weights = self.personalizer(states if self.settings.as_released else states.detach())
             return torch.where(weighed, weights, 1.0)
 
         return weigh
@@ -129,7 +128,7 @@ class PersonalizedTrainer(RaTrainer):
                 step=STEP,
             )
         for parameter, slope in zip(self._learned, slopes, strict=True):
-            parameter.grad = slope / STEP if self._as_released else slope
+            parameter.grad = slope / STEP if self.settings.as_released else slope
         torch.nn.utils.clip_grad_norm_(self._learned, LARGEST_NORM)
         self.upper.step()
         self.upper.zero_grad(set_to_none=True)
