@@ -27,6 +27,7 @@ from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.regeneration.trainer import DR4SR, RegeneratorTrainer
 from recbole_ra.settings.contradictions import longest_decoded
 from recbole_ra.training.checkpoint import load_weights
+from recbole_ra.training.evaluation import rows_scored_together
 from recbole_ra.training.loaders import sequence_batches
 from recbole_ra.training.run import Run
 from recbole_ra.training.setup import OPTIMISER, seed_everything, stage_config
@@ -276,7 +277,7 @@ class RegeneratorStages:
             score,
             rank=settings.fidelity_rank,
             max_length=self.max_length,
-            batch_size=config["eval_batch_size"],
+            batch_size=rows_scored_together(config["eval_batch_size"], len(self.items)),
             device=config.torch_device,
         )
         run.say(f"fidelity: {len(decoded.items)} of {before} decoded items kept")

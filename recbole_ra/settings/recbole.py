@@ -78,7 +78,7 @@ RECBOLE = {
             shapes=TRAINED,
             while_training=True,
         ),
-        _setting("eval_batch_size", "rows scored together", int, low=1),
+        _setting("eval_batch_size", "most rows scored together; fewer if there are many items", int, low=1),
         _setting("metrics", "names such as [Recall, NDCG]", shapes=TRAINED, fixed=MEASURE),
         _setting("topk", "cut-offs of the metrics", shapes=TRAINED, fixed=MEASURE),
         _setting(

@@ -21,6 +21,13 @@ from recbole_ra.core.errors import RecboleRaError, SettingsError
 PROTOCOLS = ("unmasked", "masked")
 MISSED = torch.iinfo(torch.int64).max
 COUNTED_AT_ONCE = 1 << 20  # scores: 4 MB
+SCORED_AT_ONCE = 1 << 28  # scores: 1 GB
+FEWEST_ROWS = 16  # below, reading the item table costs more than the scores
+
+
+def rows_scored_together(most: int, n_items: int) -> int:
+    """Return how many rows may be scored together: ``most``, or fewer if the catalogue is large."""
+    return min(most, max(FEWEST_ROWS, SCORED_AT_ONCE // n_items))
 
 
 def ranks(

@@ -19,6 +19,7 @@ from recbole_ra.data.table import IntArray, Origin, Prefixes, places
 from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.settings.config import RaConfig
+from recbole_ra.training.evaluation import rows_scored_together
 
 
 class _SeededTrainDataLoader(TrainDataLoader):
@@ -92,6 +93,7 @@ class EvalBatches:
     dataset : CompactDataset
     fields : Fields
     batch_size : int
+        Rows at most; as :func:`rows_scored_together` says, fewer if there are many items.
     trim : bool
         Cut histories to the longest of the batch; for encoders that ignore trailing padding.
     query : callable, optional
@@ -115,10 +117,10 @@ class EvalBatches:
         only: IntArray | None = None,
     ) -> None:
         self.dataset = dataset
-        self.batch_size = batch_size
         self.before = before
         self.query = query or functools.partial(cut_rows, dataset, fields=fields, trim=trim)
         self.prefixes = dataset.prefixes
+        self.batch_size = rows_scored_together(batch_size, self.prefixes.table.n_items)
         self.order = by_length(self.prefixes) if only is None else only[by_length(self.prefixes[only])]
         self.targets = torch.from_numpy(self.prefixes.targets)
 

@@ -10,6 +10,7 @@ import torch
 from recbole_ra.data.batching import SequenceBatches
 from recbole_ra.data.dataset import Fields, Splits
 from recbole_ra.retrieval.retrieved import Retrieved
+from recbole_ra.training import evaluation
 from recbole_ra.training.loaders import EvalBatches, cut_rows, train_batches
 from recbole_ra.training.setup import build_base
 
@@ -34,6 +35,17 @@ def test_every_row_is_evaluated_once(tiny_splits: Any, fields: Fields, batch_siz
         assert torch.equal(part.query["item_length"], expected["item_length"])
         width = int(expected["item_length"].max()) if trim else test.max_item_list_len
         assert torch.equal(part.query["item_id_list"], expected["item_id_list"][:, :width])
+
+
+def test_a_large_catalogue_is_scored_for_fewer_rows_at_once(
+    tiny_splits: Any, fields: Fields, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_items = tiny_splits.test.prefixes.table.n_items
+    monkeypatch.setattr(evaluation, "SCORED_AT_ONCE", 20 * n_items)
+    assert EvalBatches(tiny_splits.test, fields, batch_size=60, trim=True).batch_size == 20
+    assert EvalBatches(tiny_splits.test, fields, batch_size=7, trim=True).batch_size == 7
+    monkeypatch.setattr(evaluation, "SCORED_AT_ONCE", 1)
+    assert evaluation.rows_scored_together(60, n_items) == evaluation.FEWEST_ROWS
 
 
 def test_histories_are_whole_and_without_repetitions(tiny_splits: Any, fields: Fields) -> None:
