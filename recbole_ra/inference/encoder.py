@@ -37,17 +37,18 @@ def require_onnx() -> None:
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise RecboleRaError(
-            f"export: --onnx needs {', '.join(missing)}; install the extra onnx (`make setup-onnx`, or "
-            "pip install 'recbole_ra[onnx]'), or leave --onnx out"
+            f"export: --onnx needs {', '.join(missing)}; run `make setup-onnx`, or install the "
+            "extra onnx, or leave --onnx out"
         )
 
 
 class _Encoder(nn.Module):
-    """An encoder of ours as one call."""
+    """An encoder of ours as one call, made of a copy of its backbone."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = copy.deepcopy(backbone).cpu().eval()
+        self.backbone.hold_items()
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """[B, L], [B] -> [B, D]."""
@@ -67,14 +68,14 @@ def checked_encoder(recommender: Recommender, model: SequentialModel) -> tuple[b
     base = model.base if isinstance(model, RetrievalRecommender) else model
     if not isinstance(base, BackboneRecommender):
         raise RequestError(
-            f"export: {recommender.about.model} encodes by a model of RecBole's, and only ours "
-            "(SASRec, DuoRec) are written as ONNX; leave --onnx out"
+            f"export: {recommender.about.model} encodes by a model of RecBole's, and only backbones of ours "
+            "are written as ONNX (recbole-ra models lists them); leave --onnx out"
         )
     if sum(4 * weight.numel() for weight in base.backbone.parameters()) > _LARGEST:
         raise RequestError(
             "export: the encoder's weights take more than the 2 GB that an ONNX file holds; leave --onnx out"
         )
-    encoder = _Encoder(copy.deepcopy(base.backbone)).cpu().eval()
+    encoder = _Encoder(base.backbone)
     content, opset = _as_onnx(encoder, recommender.scorer.max_length)
     histories = real_histories(recommender)
     difference = _difference(encoder, content, histories)

@@ -110,12 +110,14 @@ def recommender_of(run: Run, model: Any, versions: Mapping[str, str]) -> Recomme
     )
 
 
-def keep(run: Run, model: Any, versions: Mapping[str, str], folder: Path) -> None:
-    """Write the recommender of a run, or say why there is none."""
+def keep(run: Run, model: Any, versions: Mapping[str, str], folder: Path) -> bool:
+    """Write the recommender of a run, or say why there is none; tell which."""
     try:
         recommender_of(run, model, versions).save(folder)
     except CheckpointError as error:
         run.say(f"no recommender is kept: {error}")
+        return False
+    return True
 
 
 def _scorer(about: About, config: RaConfig, model: Any) -> Scorer:

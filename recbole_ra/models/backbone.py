@@ -61,6 +61,9 @@ class Backbone(nn.Module):
         """Give it what weighs its training targets (DR4SR+)."""
         self.personalizer = Personalizer(self.width, variant)
 
+    def hold_items(self) -> None:
+        """Keep what is made of the item vectors as it is now, in a copy that trains no more."""
+
     @property
     def item_table(self) -> Tensor:
         """The vectors that states are scored against, shape [N, D]."""

@@ -116,6 +116,11 @@ class GNN(GrowingBuffers, SASRec):
                 starts, self.edges[1], self.weights, (self.n_items, self.n_items), check_invariants=False
             )
 
+    @torch.no_grad()
+    def hold_items(self) -> None:
+        """Keep the propagated vectors, as ONNX has no sparse products."""
+        self._in_step = self.item_table
+
     def calculate_loss(self, batch: TrainBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []; the vectors are propagated once for it."""
         self._in_step = self.item_table

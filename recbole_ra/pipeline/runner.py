@@ -279,8 +279,8 @@ def _finish(
                 config.run.export_dir or folder / f"{config.dataset}-{config.regeneration.regenerate}"
             )
             export_data(state, regenerated, target, result.versions)
-    if trained is not None and config.run.save_model:
-        keep(state, trained, result.versions, folder / MODEL)
+    keeps = trained is not None and config.run.save_model
+    if keeps and keep(state, trained, result.versions, folder / MODEL):
         link_latest(folder, state.say)
     state.say(f"result: {folder}")
     return result

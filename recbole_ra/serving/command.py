@@ -38,7 +38,9 @@ def serve(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
-        raise RecboleRaError(f"serve: {', '.join(missing)} missing; pip install 'recbole_ra[serve]'")
+        raise RecboleRaError(
+            f"serve: {', '.join(missing)} missing; run `make setup-serve`, or install the extra serve"
+        )
     if given.batch < 1 or not 0 <= given.window <= 1000:
         raise SettingsError("serve: --batch must be at least 1, --window between 0 and 1000")
     if not 0 < given.timeout < float("inf"):

@@ -21,7 +21,7 @@ MEASURE = "it says how trials are measured"
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """How training batches are composed (docs/training.md has what was measured)."""
+    """How training batches are composed (docs/training.md; what was measured: docs/results.md)."""
 
     targets_per_pass: int = setting(
         4,

@@ -21,6 +21,7 @@ from recbole_ra.core.errors import RecboleRaError, RequestError
 from recbole_ra.inference import encoder as encoding
 from recbole_ra.inference import export as exporting
 from recbole_ra.models.recbole_models import RecBoleRecommender
+from recbole_ra.models.registry import BACKBONES
 
 Trained = Callable[[str], Any]
 Exported = Callable[..., tuple[Any, Path, dict[str, Any]]]
@@ -194,7 +195,7 @@ def test_scores_of_a_mixture_follow_from_plain_files(exported: Exported) -> None
     assert found == pytest.approx(scores(recommender), abs=1e-4)
 
 
-@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "RaSASRec", "SASRec bias"])
+@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "GNN", "RaSASRec", "SASRec bias"])
 def test_onnx_gives_the_states_of_torch(model: str, exported: Exported) -> None:
     needs_onnx()
     import onnxruntime
@@ -217,6 +218,26 @@ def test_onnx_gives_the_states_of_torch(model: str, exported: Exported) -> None:
             assert found == pytest.approx(states(recommender, history, length), abs=1e-5)
     assert readme["encoder"]["checked"]["largest_difference"] <= 1e-5
     assert readme["encoder"]["checked"]["lengths"] == [1, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", BACKBONES)
+def test_onnx_of_every_backbone(model: str) -> None:
+    needs_onnx()
+    import onnxruntime
+
+    kind = BACKBONES[model]
+    encoder = encoding._Encoder(kind(30, 12, kind.Settings()))
+    content, _ = encoding._as_onnx(encoder, max_length=12)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(3)
+    for rows, width in ((1, 1), (7, 2), (50, 12)):
+        length = rng.integers(1, width + 1, rows)
+        history = rng.integers(1, 30, (rows, width)) * (np.arange(width) < length[:, None])
+        (found,) = session.run(None, {"history": history, "length": length})
+        with torch.no_grad():
+            expected = encoder(torch.from_numpy(history), torch.from_numpy(length)).numpy()
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_onnx_tells_nothing_of_the_machine(exported: Exported) -> None:

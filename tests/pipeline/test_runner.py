@@ -207,6 +207,7 @@ def test_a_model_that_reads_features_leaves_no_recommender(
     )
     assert any("no recommender is kept: SASRecF reads more of the data set" in line for line in said)
     assert not (Path(result.folder) / "model").exists()
+    assert not (Path(result.folder).parent / "latest").exists()
 
 
 @pytest.mark.parametrize("model", ["RaNARM", "RaBERT4Rec"])
