@@ -18,7 +18,7 @@ from recbole_ra.core.console import say, show
 from recbole_ra.core.errors import RequestError
 from recbole_ra.inference.encoder import require_onnx
 from recbole_ra.inference.export import check_folder
-from recbole_ra.inference.files import LATEST_RUN, editing
+from recbole_ra.inference.files import LATEST_RUN, editing, save_recommender
 from recbole_ra.inference.loading import load
 from recbole_ra.inference.output import check_ending, table_writer
 from recbole_ra.inference.recommender import Recommender
@@ -115,7 +115,7 @@ def add(words: Sequence[str]) -> int:
     events = read_interactions(given.events, columns=parse_columns(given.columns)).rows.to_pandas()
     done = _edited(
         given.run,
-        lambda recommender: recommender.add(events, on_unknown_items=given.on_unknown_items, save=True),
+        lambda recommender: recommender.add(events, on_unknown_items=given.on_unknown_items),
     )
     show(str(done))
     return 0
@@ -126,7 +126,7 @@ def forget(words: Sequence[str]) -> int:
     parser = run_parser("forget", "Erase a user: history, memories and name.")
     parser.add_argument("user", help="token of the user")
     given = parser.parse_args(words)
-    removed = _edited(given.run, lambda recommender: recommender.forget(given.user, save=True))
+    removed = _edited(given.run, lambda recommender: recommender.forget(given.user))
     show(
         f"forgotten: {given.user}, with history and memories ({removed}); what the weights learned stays, "
         "and the data set and saved/ are as they were"
@@ -153,9 +153,12 @@ def export(words: Sequence[str]) -> int:
 
 
 def _edited(run: Path, change: Callable[[Recommender], Any]) -> Any:
-    """Change a recommender while no other process does."""
-    with editing(run, lambda: say(f"{run}: another process changes it; waiting")):
-        return change(load(run))
+    """Change a recommender and save it while no other process does."""
+    with editing(run, lambda: say(f"{run}: another process changes it; waiting")) as folder:
+        recommender = load(folder)
+        done = change(recommender)
+        save_recommender(recommender, folder)
+        return done
 
 
 def run_parser(name: str, what: str) -> Parser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ _ARRAYS = ("items", "offsets", "times")
 def save_recommender(recommender: Recommender, folder: Path) -> None:
     """Write a recommender; one that lies there is replaced, and stays if this fails.
 
+    To be called by who alone may change the folder, see :func:`editing`.
+
     Raises
     ------
     CheckpointError
@@ -92,15 +95,17 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 def model_folder(path: Path) -> Path:
     """Return the folder of the recommender that a path names: itself, or the one of a run's folder.
 
+    It is named without links: ``runs/latest`` may be another run's a moment later.
+
     Raises
     ------
     CheckpointError
         If there is none.
     """
     if (path / MANIFEST).is_file():
-        return path
+        return path.resolve()
     if (path / MODEL).is_dir():
-        return path / MODEL
+        return (path / MODEL).resolve()
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: no such run folder; train a model first, or name the folder that a run printed as "
@@ -110,6 +115,14 @@ def model_folder(path: Path) -> Path:
         f"{path}: holds no recommender ({MODEL}/ is missing); trials of a sweep, runs that only regenerate "
         "and runs with save_model=false leave none"
     )
+
+
+def state_of(folder: Path) -> str:
+    """Return what tells one save of a recommender from another; empty while there is none."""
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def read_about(folder: Path) -> About:
@@ -184,13 +197,14 @@ def damaged(path: Path, what: str) -> CheckpointError:
 
 
 @contextlib.contextmanager
-def editing(path: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Keep other processes from changing the recommender meanwhile; ``busy`` as in ``files.held``.
+def editing(path: Path, busy: Callable[[], None]) -> Iterator[Path]:
+    """Keep others from changing a recommender, and give its folder; ``busy`` as in ``files.held``.
 
     A save that was cut short by a kill is mended first.
     """
+    path = path.resolve() if path.exists() else path
     cut_short = [folder for folder in (path / MODEL, path) if not folder.exists() and orphans(folder)]
     folder = cut_short[0] if cut_short else model_folder(path)
     with held(folder.with_name(f".{folder.name}.lock"), busy):
         put_back(folder)
-        yield
+        yield folder

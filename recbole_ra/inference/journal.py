@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import explain_disk_errors, flush_folder
+from recbole_ra.inference.files import save_recommender, state_of
 
 if TYPE_CHECKING:
     from recbole_ra.inference.recommender import Recommender
@@ -89,6 +90,11 @@ def read_journal(folder: Path) -> Written:
     return Written([change for change in changes if change is not None], size, torn)
 
 
+def on_disk(folder: Path) -> tuple[str, int]:
+    """Return what tells whether a recommender's folder has changed: its save, and the size of its journal."""
+    return state_of(folder), read_journal(folder).size
+
+
 class Journal:
     """Appends changes to the journal of a folder that no other process changes.
 
@@ -135,7 +141,7 @@ class Journal:
     def compact(self, recommender: Recommender) -> None:
         """Save the recommender, to which every change was applied; the journal starts from nothing."""
         if self.changes:
-            recommender.save(self.folder)
+            save_recommender(recommender, self.folder)
             self._file.close()
             self._open()
 

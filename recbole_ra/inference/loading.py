@@ -21,6 +21,7 @@ from recbole_ra.inference.files import (
     read_about,
     read_data,
     read_weights,
+    state_of,
 )
 from recbole_ra.inference.journal import apply_changes, read_journal
 from recbole_ra.inference.recommender import Recommender
@@ -34,6 +35,9 @@ from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.checkpoint import load_weights
 from recbole_ra.training.run import Run
+
+TRIES = 5
+"""How often a recommender is read that another process saves meanwhile."""
 
 
 def load(path: str | Path = LATEST_RUN, device: torch.device | str = "cpu") -> Recommender:
@@ -54,6 +58,24 @@ def load(path: str | Path = LATEST_RUN, device: torch.device | str = "cpu") -> R
         If there is none, or a file is missing, damaged or of another format.
     """
     folder = model_folder(Path(path))
+    for _ in range(TRIES):
+        before = state_of(folder)
+        try:
+            recommender = _saved(folder, device)
+            written = read_journal(folder)
+            apply_changes(recommender, written.changes)
+        except CheckpointError:
+            if state_of(folder) == before:
+                raise
+        else:
+            if state_of(folder) == before:
+                recommender.on_disk = before, written.size
+                return recommender
+    raise CheckpointError(f"{folder}: another process saves it again and again; try later")
+
+
+def _saved(folder: Path, device: torch.device | str) -> Recommender:
+    """Read a recommender as it was saved; of two states if it is saved anew meanwhile."""
     about = read_about(folder)
     try:
         config = about.config(device)
@@ -77,9 +99,7 @@ def load(path: str | Path = LATEST_RUN, device: torch.device | str = "cpu") -> R
         # RecBole's models tell their item vectors as they encode: of the weights that were loaded now.
         with torch.no_grad():
             model.represent(scorer.probe())
-    recommender = Recommender(about, scorer, items, users, table, folder)
-    apply_changes(recommender, read_journal(folder).changes)
-    return recommender
+    return Recommender(about, scorer, items, users, table, folder)
 
 
 def _observed(about: About, config: RaConfig, trained: Any) -> SequentialModel:

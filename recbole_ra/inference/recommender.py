@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_ra.core.errors import RecboleRaError, RequestError, explain_memory_errors
+from recbole_ra.core.errors import CheckpointError, RecboleRaError, RequestError, explain_memory_errors
+from recbole_ra.core.store import MANIFEST
 from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.inference.about import About
 from recbole_ra.inference.explanation import Explanation, explain
 from recbole_ra.inference.export import export
-from recbole_ra.inference.files import save_recommender
+from recbole_ra.inference.files import editing, save_recommender
+from recbole_ra.inference.journal import on_disk
 from recbole_ra.inference.remembering import Added, add_events, forget_user
 from recbole_ra.inference.requests import Requests, of_histories, of_users, refuse_cold, request_times
 from recbole_ra.inference.scoring import Scorer
@@ -42,6 +44,8 @@ class Recommender:
         user, and for forgotten users.
     folder : Path or None
         Where it was loaded from, and is saved to.
+    on_disk : (str, int) or None
+        What :func:`recbole_ra.inference.journal.on_disk` said of it when it was loaded or saved.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Recommender:
         self.users = users
         self.histories = histories
         self.folder = folder
+        self.on_disk: tuple[str, int] | None = None
         scorer.model.eval()
 
     def __repr__(self) -> str:
@@ -298,12 +303,35 @@ class Recommender:
         return removed
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Write the recommender to a folder that appears whole; by default where it came from."""
+        """Write the recommender to a folder that appears whole; by default where it came from.
+
+        Raises
+        ------
+        CheckpointError
+            If something else lies there, another process serves or changes what does, or it has changed
+            since this one was loaded from there.
+        """
         target = self.folder if folder is None else Path(folder)
         if target is None:
             raise RecboleRaError("save: this recommender comes from no folder; name one")
-        save_recommender(self, target)
-        self.folder = target
+
+        def busy() -> None:
+            raise CheckpointError(
+                f"{target}: another process serves or changes it; stop that one first, or name another folder"
+            )
+
+        if not (target / MANIFEST).is_file():
+            save_recommender(self, target)
+        else:
+            with editing(target, busy) as earlier:
+                if earlier == self.folder and on_disk(earlier) != self.on_disk:
+                    raise CheckpointError(
+                        f"{target}: was changed since it was loaded; load it again and repeat the change, or "
+                        "name another folder"
+                    )
+                save_recommender(self, target)
+        self.folder = target.resolve()
+        self.on_disk = on_disk(self.folder)
         return target
 
     def export(self, folder: str | Path, *, onnx: bool = False, overwrite: bool = False) -> Path:

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.console import say
@@ -56,19 +57,20 @@ def serve(words: Sequence[str]) -> int:
         def busy() -> None:
             raise RecboleRaError(f"{given.run}: another process serves or changes it; stop that one first")
 
-        with editing(given.run, busy):
-            return _serve(given, key, listener, address)
+        with editing(given.run, busy) as folder:
+            return _serve(folder, given, key, listener, address)
 
 
-def _serve(given: argparse.Namespace, key: str | None, listener: socket.socket, address: str) -> int:
+def _serve(
+    folder: Path, given: argparse.Namespace, key: str | None, listener: socket.socket, address: str
+) -> int:
     from recbole_ra.serving.app import Options, build_app
     from recbole_ra.serving.desk import Desk
     from recbole_ra.serving.gate import LOCAL, Limits
     from recbole_ra.serving.server import run_server
 
-    recommender = load(given.run)
-    assert recommender.folder is not None, "it was loaded from there"
-    journal = Journal(recommender.folder)
+    recommender = load(folder)
+    journal = Journal(folder)
     if journal.changes:
         say(f"recbole-ra: {journal.changes} changes were not saved yet; they are part of it again")
     if journal.torn:

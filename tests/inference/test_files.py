@@ -15,6 +15,9 @@ import torch
 import recbole_ra
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.store import MANIFEST
+from recbole_ra.inference import loading
+from recbole_ra.inference.files import editing
+from recbole_ra.inference.journal import Change, Journal
 
 
 @pytest.fixture
@@ -24,6 +27,10 @@ def copy(trained: Callable[[str], Any], tmp_path: Path) -> Path:
 
 def files_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
 
 
 FILES = [
@@ -118,4 +125,60 @@ def test_a_save_that_fails_leaves_what_was_there(copy: Path, monkeypatch: pytest
         recommender.save()
     assert files_of(copy) == FILES
     assert recbole_ra.load(copy).add([("u1", "i1", 1e6)]).events == 1  # it was not there yet
-    assert [path.name for path in copy.parent.iterdir() if path.name.startswith(".model")] == []
+    assert [path.name for path in copy.parent.iterdir() if path.name.startswith(".model")] == [".model.lock"]
+
+
+def test_who_holds_latest_changes_the_run_that_it_was(copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copy.parent, tmp_path / "other")) / "model"
+    latest = tmp_path / "latest"
+    latest.symlink_to(copy.parent)
+    before = contents_of(other)
+    with editing(latest, lambda: None) as folder:
+        recommender = recbole_ra.load(folder)
+        journal = Journal(folder)
+        journal.append([Change((("u1", "i1", 1e6),))])
+        latest.unlink()
+        latest.symlink_to(other.parent)
+        recommender.add([("u1", "i1", 1e6)])
+        journal.compact(recommender)
+        journal.close()
+    assert contents_of(other) == before
+    assert recbole_ra.load(copy).add([("u1", "i1", 1e6)]).events == 0
+
+
+def test_the_library_saves_nothing_over_what_others_changed(copy: Path) -> None:
+    mine = recbole_ra.load(copy)
+    with editing(copy, lambda: None), pytest.raises(CheckpointError, match="another process serves or"):
+        mine.add([("u1", "i1", 1e6)], save=True)
+    journal = Journal(copy)
+    journal.append([Change((("u2", "i2", 1e6),))])
+    with pytest.raises(CheckpointError, match="was changed since it was loaded"):
+        mine.save()
+    fresh = recbole_ra.load(copy)
+    fresh.add([("u1", "i1", 1e6)], save=True)
+    fresh.add([("u1", "i3", 2e6)], save=True)
+    again = recbole_ra.load(copy)
+    known = again.add([("u1", "i1", 1e6), ("u1", "i3", 2e6), ("u2", "i2", 1e6)])
+    assert (known.events, known.known) == (0, 3)
+
+
+def test_a_recommender_that_is_saved_while_it_is_read_is_read_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = loading.read_data
+    saved = []
+
+    def saved_meanwhile(folder: Path) -> Any:
+        found = read(folder)
+        if not saved:
+            saved.append(folder)
+            monkeypatch.setattr(loading, "read_data", read)
+            recbole_ra.load(folder).add([("ada", "i1", 1.0), ("ada", "i2", 2.0)], save=True)
+        return found
+
+    monkeypatch.setattr(loading, "read_data", saved_meanwhile)
+    found = recbole_ra.load(copy)
+    assert "ada" in found.users
+    assert len(found.users) == len(found.histories)
+    assert found.memory is not None
+    assert found.memory.bank.users.max() < len(found.users)
