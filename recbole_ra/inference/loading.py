@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_ra.core.errors import CheckpointError, SettingsError, explain_memory_errors
+from recbole_ra.core.errors import CheckpointError, DataError, SettingsError, explain_memory_errors
 from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import SequenceTable, offsets_of
 from recbole_ra.inference.about import About
@@ -119,7 +119,12 @@ def recommender_of(run: Run, model: Any, versions: Mapping[str, str]) -> Recomme
     """
     dataset = run.splits.whole
     about = About.of(run, model, versions)
-    titles = titles_beside(Path(dataset.dataset_path), dataset.dataset_name, run.config["field_separator"])
+    folder, separator = Path(dataset.dataset_path), run.config["field_separator"]
+    try:
+        titles = titles_beside(folder, dataset.dataset_name, separator)
+    except DataError as error:  # nothing was learned from them
+        run.say(f"{error}; the recommender is kept without titles")
+        titles = {}
     users = [str(token) for token in dataset.field2id_token[dataset.uid_field]]
     return Recommender(
         about,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +91,7 @@ def prepare(
         Where titles of items are (:func:`recbole_ra.prepare.titles.read_titles`); by default the source,
         if it is a table that has them.
     overwrite : bool
-        Whether an existing target may be replaced.
+        Whether an existing target may be replaced; titles of the earlier one go with it.
 
     Raises
     ------
@@ -120,14 +117,19 @@ def prepare(
     notes = list(read.notes)
     known = read_titles(titles) if titles is not None else {}
     if titles is None and read.kind == "table":
-        known = titles_of_table(source, read.columns["item_id"])
+        with readers.explain_damage(source):
+            known = titles_of_table(source, read.columns["item_id"])
     items = compute.unique(read.rows["item_id"]).to_pylist()
+    titles_file = target.with_suffix(".item")
     make_folder(target.parent)
     try:
         write_inter(read.rows, target)
         if known:
-            n_titles = write_titles(target.with_suffix(".item"), items, known)
+            n_titles = write_titles(titles_file, items, known)
             notes.append(f"titles of {n_titles:,} of {len(items):,} items")
+        elif titles_file.exists():
+            titles_file.unlink()
+            notes.append(f"removed {titles_file}, which was of the data set before")
     except BaseException:
         with contextlib.suppress(OSError):  # it may hold other files
             target.parent.rmdir()
@@ -173,7 +175,7 @@ def read_interactions(
         _check_known("columns:", role, tuple(readers.ROLES))
     check_readable(source)
     used: Mapping[str, str] = {}
-    try:
+    with readers.explain_damage(source):
         if kind == "auto":
             kind = "table" if columns else _detect(source)
         if columns and kind != "table":
@@ -184,12 +186,6 @@ def read_interactions(
         else:
             table, notes = _READERS[kind](source)
         rows = complete_rows(source, table, kind)
-    except UnicodeDecodeError as fault:
-        raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
-    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
-        raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
-    except csv.Error as fault:
-        raise DataError(f"{source}: is no table ({fault}); correct it") from fault
     n_dropped = len(table) - len(rows)
     if n_dropped:
         notes.append(f"dropped {n_dropped:,} of {len(table):,} rows without user, item or time")

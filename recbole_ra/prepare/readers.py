@@ -6,11 +6,13 @@ has one, ``rating``, as the file holds them (text, or the types of JSON and Parq
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -49,6 +51,25 @@ _MOST_TIMES = 500
 _MOST_BYTES = 1 << 26  # below, it does not matter
 
 
+@contextlib.contextmanager
+def explain_damage(source: Path) -> Iterator[None]:
+    """Turn what a damaged file raises, or one that is not what its name says, into one clear line."""
+    try:
+        yield
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{source}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
+    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
+        raise DataError(f"{source}: is not a whole gzip file ({fault}); get it again") from fault
+    except csv.Error as fault:
+        raise DataError(f"{source}: is no table ({fault}); correct it") from fault
+    except (pa.ArrowException, OSError) as fault:
+        if isinstance(fault, OSError) and fault.errno is not None:  # the disk's, not Arrow's
+            raise
+        reason = (str(fault) or type(fault).__name__).splitlines()[0]
+        what = "not Parquet, or damaged" if is_parquet(source) else "no table"
+        raise DataError(f"{source}: is {what} ({reason}); write it again") from fault
+
+
 def read_table(
     source: Path, columns: Mapping[str, str], *, needs_time: bool = True
 ) -> tuple[pa.Table, dict[str, str]]:
@@ -62,13 +83,8 @@ def read_table(
         If one column is named for two roles.
     """
     if is_parquet(source):
-        try:
-            used = choose_columns(source, parquet.read_schema(source).names, columns, needs_time=needs_time)
-            table = parquet.read_table(source, columns=list(used.values()))
-        except pa.ArrowInvalid as fault:
-            raise DataError(
-                f"{source}: is not Parquet ({str(fault).splitlines()[0]}); write it again"
-            ) from fault
+        used = choose_columns(source, parquet.read_schema(source).names, columns, needs_time=needs_time)
+        table = parquet.read_table(source, columns=list(used.values()))
     else:
         separator, header = read_header(source)
         used = choose_columns(source, header, columns, needs_time=needs_time)

@@ -18,6 +18,7 @@ from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
 from recbole_ra.data.atomic import check_readable
 from recbole_ra.prepare.readers import (
+    explain_damage,
     first_lines,
     guess_columns,
     is_parquet,
@@ -42,25 +43,25 @@ def titles_beside(folder: Path, name: str, separator: str = "\t") -> dict[str, s
     Raises
     ------
     DataError
-        If it is no text.
+        If it is no text, or no table.
     """
     path = folder / f"{name}.item"
     if not path.is_file():
         return {}
-    try:
+    with explain_damage(path):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise DataError(f"{path}: is not UTF-8 text ({fault.reason}); convert it to UTF-8") from fault
-    rows = csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE)
-    header = next(rows, [])
-    column = title_column(header)
-    ids = [place for place, cell in enumerate(header) if cell.split(":")[0] == "item_id"]
-    if column is None or not ids:
-        return {}
-    item, title = ids[0], header.index(column)
-    return {
-        row[item]: row[title].strip() for row in rows if len(row) > max(item, title) and row[title].strip()
-    }
+        rows = csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE)
+        header = next(rows, [])
+        column = title_column(header)
+        ids = [place for place, cell in enumerate(header) if cell.split(":")[0] == "item_id"]
+        if column is None or not ids:
+            return {}
+        item, title = ids[0], header.index(column)
+        return {
+            row[item]: row[title].strip()
+            for row in rows
+            if len(row) > max(item, title) and row[title].strip()
+        }
 
 
 def read_titles(source: Path) -> dict[str, str]:
@@ -78,6 +79,11 @@ def read_titles(source: Path) -> dict[str, str]:
         If it holds none.
     """
     check_readable(source)
+    with explain_damage(source):
+        return _titles_of(source)
+
+
+def _titles_of(source: Path) -> dict[str, str]:
     if not is_parquet(source):
         lines = first_lines(source, 1)
         if lines and lines[0].lstrip().startswith("{"):

@@ -210,6 +210,19 @@ def test_a_model_that_reads_features_leaves_no_recommender(
     assert not (Path(result.folder).parent / "latest").exists()
 
 
+def test_titles_that_cannot_be_read_cost_no_recommender(
+    settings: dict[str, Any], walks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(walks, tmp_path / "own")
+    titles = "item_id:token\ttitle:token\ni1\tCafé\n"
+    (tmp_path / "own" / "walks" / "walks.item").write_text(titles, encoding="latin-1")
+    said: list[str] = []
+    own = {**settings, "data_path": str(tmp_path / "own"), "epochs": 1}
+    result = run("SASRec", **own, say=said.append)
+    assert any("walks.item: is not UTF-8 text" in line and "without titles" in line for line in said)
+    assert (Path(result.folder) / "model").is_dir()
+
+
 @pytest.mark.parametrize("model", ["RaNARM", "RaBERT4Rec"])
 def test_a_backbone_of_recbole_learns_on(model: str, shared_settings: dict[str, Any]) -> None:
     settings = {**of_recbole(shared_settings), "finetune": "all", "raft_epochs": 2}

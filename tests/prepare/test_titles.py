@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -87,3 +88,53 @@ def test_a_file_without_titles_is_refused(text: str, said: str, tmp_path: Path) 
     path.write_text(text)
     with pytest.raises(DataError, match=said):
         read_titles(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.parquet", b"no Parquet at all", "t.parquet: is not Parquet, or damaged"),
+        ("t.csv", "item,title\nB1,Café\n".encode("latin-1"), "t.csv: is not UTF-8 text"),
+        (
+            "t.json.gz",
+            gzip.compress(b'{"asin": "B1", "title": "Soap"}\n' * 99)[:-12],
+            "not a whole gzip file",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: bytes, said: str, ratings: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        prepare(ratings, "shop", tmp_path / "out", titles=tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_damage_to_a_parquet_file_ends_in_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    rng = np.random.default_rng(0)
+    columns = {"item": [f"B{i}" for i in range(99)], "title": [f"Film {i}" for i in range(99)]}
+    pd.DataFrame(columns).to_parquet(path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in rng.integers(4, len(content) - 4, 8):
+            content[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(content))
+        try:
+            read_titles(path)
+        except DataError:
+            refused += 1
+    assert refused > 20
+
+
+def test_an_item_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shop.item").write_text("item_id:token\ttitle:token\nB1\t" + "x" * 140_000 + "\n")
+    with pytest.raises(DataError, match=r"shop\.item: is no table \(field larger"):
+        titles_beside(tmp_path, "shop")
+
+
+def test_titles_of_the_data_set_before_are_removed(ratings: Path, tmp_path: Path) -> None:
+    made = prepare(ratings, "shop", tmp_path / "out", titles=write("items.csv", tmp_path))
+    again = prepare(ratings, "shop", tmp_path / "out", overwrite=True)
+    assert titles_beside(made.path.parent, "shop") == {}
+    assert any("shop.item, which was of the data set before" in note for note in again.notes)
