@@ -76,6 +76,9 @@ class RaConfig(Config):
         if not model or not dataset:
             missing = "--model" if not model else "--dataset"
             raise SettingsError(f"{missing} is missing; for example: --model=RaSASRec --dataset=ml-100k")
+        for key, value in (("model", model), ("dataset", dataset)):
+            if not isinstance(value, str):
+                raise SettingsError(f"{key}={value!r} must be text; in YAML, put it between quotes")
         self.backbone = backbone_name(model)
         self.only_regenerates = model == REGENERATOR
         self.uses_retrieval = self.backbone != model and not self.only_regenerates
@@ -359,7 +362,8 @@ class RaConfig(Config):
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - self.own.keys()):
             if problem not in problems:
                 problems.append(problem)
-        problems.extend(contradictions(self))
+        if not problems:  # a value that is wrong by itself cannot be compared with others
+            problems.extend(contradictions(self))
         layout = getattr(self.architecture, "layout", None)
         if layout is not None and "hidden_act" in self._user_keys:
             has = ACTIVATIONS[layout]

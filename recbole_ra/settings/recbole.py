@@ -111,6 +111,7 @@ RECBOLE = {
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
 CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
 MAPPINGS = {
     "load_col": "{inter: [user_id, item_id, timestamp]}",
@@ -242,9 +243,12 @@ def _splits(args: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
 
 def _columns(final: Mapping[str, Any]) -> Iterator[str]:
     columns = final.get("load_col")
-    if not isinstance(columns, dict):
+    needed = [final[key] for key in FIELDS]
+    bad = [key for key, value in zip(FIELDS, needed, strict=True) if not (isinstance(value, str) and value)]
+    for key in bad:
+        yield f"{key}={final[key]!r} must be the name of a column"
+    if bad or not isinstance(columns, dict):
         return
-    needed = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
     named = columns.get("inter")
     if isinstance(final.get("unload_col"), dict):
         yield "unload_col and load_col exclude each other; --load_col= (empty) reads all columns but those"

@@ -335,3 +335,17 @@ def test_negatives_are_drawn_for_pairwise_losses_only(tiny_config: Callable[...,
 
 def test_the_cpu_is_used_where_asked(tiny_config: Callable[..., Any]) -> None:
     assert tiny_config().torch_device.type == "cpu"
+
+
+@pytest.mark.parametrize(("key", "value"), [("model", 5), ("dataset", 2014)])
+def test_names_that_yaml_takes_for_numbers(key: str, value: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"{key}: {value}\n")
+    names = {"model": "SASRec", "dataset": "ml-100k", key: None}
+    with pytest.raises(SettingsError, match=f"{key}={value} must be text; in YAML, put it between quotes"):
+        RaConfig(names["model"], names["dataset"], [file])
+
+
+def test_a_value_that_is_wrong_by_itself_is_compared_with_no_other() -> None:
+    with pytest.raises(SettingsError, match="^graph_origins=5 must be text$"):
+        RaConfig("GNN", "ml-100k", overrides={"graph_origins": 5, "regenerate": "dr4sr"})
