@@ -167,7 +167,7 @@ class SequenceBatches:
 
     def __len__(self) -> int:
         counted = len(self.prefixes) if self.batch_of == "targets" else self.n_passes
-        return max(1, -(-counted // self.batch_size))
+        return max(1, min(-(-counted // self.batch_size), self.n_passes))
 
     @property
     def n_passes(self) -> int:
@@ -183,19 +183,28 @@ class SequenceBatches:
         rng = stream(self.seed, "batches", self.epoch)
         self.epoch += 1
         rows, pass_start = self._draw_passes(rng)
-        # Nearly the same number in each batch; no pass is cut in two.
-        if self.batch_of == "targets":
-            cuts = np.searchsorted(pass_start, np.linspace(0, len(rows), len(self) + 1))
-        else:
-            cuts = np.linspace(0, len(pass_start) - 1, len(self) + 1).astype(np.int64)
-        bounds = np.unique(np.concatenate([[0], cuts[1:-1], [len(pass_start) - 1]]))
-        for first, last in itertools.pairwise(bounds):
+        fixed = None if self.floats is None else self.prefixes.position[~self.floats[self.prefixes.sequence]]
+        for first, last in itertools.pairwise(self._cuts(pass_start)):
             has_own = first + rank < last
             own = np.arange(first + rank, last, world) if has_own else np.array([first])
             count = pass_start[own + 1] - pass_start[own]
-            batch = self._make_batch(rows[places(pass_start[own], count)], offsets_of(count), rng)
+            batch = self._make_batch(rows[places(pass_start[own], count)], offsets_of(count), rng, fixed)
             share = world * count.sum() / (pass_start[last] - pass_start[first])
             yield Shard(batch, float(share) if has_own else 0.0)
+
+    def _cuts(self, pass_start: IntArray) -> IntArray:
+        """Return the first pass of each batch, and the number of passes; no batch is empty.
+
+        Nearly the same number in each batch; no pass is cut in two.
+        """
+        passes = len(pass_start) - 1
+        n = min(len(self), passes)
+        if self.batch_of == "passes":
+            return np.linspace(0, passes, n + 1).astype(np.int64)
+        cuts = np.searchsorted(pass_start, np.linspace(0, pass_start[-1], n + 1))
+        number = np.arange(n + 1)  # a pass may hold more targets than a batch
+        cuts = np.maximum.accumulate(cuts - number) + number
+        return np.minimum(cuts, passes - n + number)
 
     def _draw_passes(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Rows in pass order and the start of each pass (one more than passes)."""
@@ -213,8 +222,10 @@ class SequenceBatches:
         sizes = np.bincount(pass_of_row, minlength=int(first_pass[-1]))
         return order[by_pass], offsets_of(sizes)
 
-    def _make_batch(self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator) -> TrainBatch:
-        first = None if self.floats is None else self._draw_first(rows, pass_start, self.floats, rng)
+    def _make_batch(
+        self, rows: IntArray, pass_start: IntArray, rng: np.random.Generator, fixed: IntArray | None
+    ) -> TrainBatch:
+        first = None if fixed is None else self._draw_first(rows, pass_start, fixed, rng)
         groups, order = self._groups(rows, pass_start, first)
         rows = rows[order]
         batch = TrainBatch(groups, torch.from_numpy(self.prefixes[rows].targets), torch.from_numpy(rows))
@@ -227,13 +238,13 @@ class SequenceBatches:
         return batch
 
     def _draw_first(
-        self, rows: IntArray, pass_start: IntArray, floats: NDArray[np.bool_], rng: np.random.Generator
+        self, rows: IntArray, pass_start: IntArray, fixed: IntArray, rng: np.random.Generator
     ) -> IntArray:
-        """Draw the position where each pass begins, shape [passes]."""
+        """Draw the position where each pass begins, shape [passes]: those of ``fixed`` for what floats."""
+        assert self.floats is not None, "something floats"
         length = np.maximum.reduceat(self.prefixes[rows].lengths, pass_start[:-1])
-        fixed = self.prefixes.position[~floats[self.prefixes.sequence]]
         before = rng.choice(fixed, len(length)) if len(fixed) else np.zeros_like(length)
-        is_floating = floats[self.prefixes.sequence[rows[pass_start[:-1]]]]
+        is_floating = self.floats[self.prefixes.sequence[rows[pass_start[:-1]]]]
         return np.where(is_floating, np.minimum(before, self.prefixes.max_length - length), 0)
 
     def _groups(

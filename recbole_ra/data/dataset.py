@@ -25,6 +25,8 @@ FLAT_FIELD = "flat_position"
 PREFIX_FIELD = "prefix_length"
 EXACT_TIME_FIELD = "exact_time"
 """When a row's target happens, float64: RecBole's own column is rounded to float32."""
+OWNER_FIELD = "owner"
+"""Whose a row is, where that is a user that the model was not trained with."""
 
 
 @dataclass(frozen=True)

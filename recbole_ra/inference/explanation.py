@@ -45,9 +45,9 @@ class Explanation:
     memories : DataFrame
         Retrieved memories, most similar first: the ``item`` that each brought (and its ``title``);
         ``similarity``, the cosine of its prefix with the history; ``attention``, its mean weight over the
-        heads of the fusion (NaN where it has none); ``effect``, what it adds to the score, that is the
-        score less that without this memory; ``owner``: ``own``, ``pattern`` for a mined one, and else a
-        number for each user, or tokens if asked for.
+        heads of the fusion, or with ``knn`` alone among the neighbours (else NaN); ``effect``, what it
+        adds to the score, that is the score less that without this memory; ``owner``: ``own``,
+        ``pattern`` for a mined one, and else a number for each user, or tokens if asked for.
     n_owners : int
         Other users whose memories these are.
     votes : DataFrame
@@ -257,9 +257,15 @@ class _Softmax(TorchFunctionMode):
 
 @torch.no_grad()
 def _attention(memory: RetrievalRecommender, query: Retrieved) -> NDArray[np.float32]:
-    """Mean weight of each memory over all heads of the fusion's attentions, shape [K]; NaN without any."""
+    """Mean weight of each memory over all heads of the fusion's attentions, shape [K].
+
+    Where nothing is fused, its weight among the neighbours that are mixed in; NaN where none are.
+    """
     with _Softmax(query.ids.shape[1]) as seen:
-        memory.full_sort_predict(query)
+        if memory.fusion is None:
+            memory.full_sort_predict(query)
+        else:
+            memory.fused(query.states, memory.memories(query))
     if not seen.weights:
         return np.full(query.ids.shape[1], np.nan, np.float32)
     return torch.cat(seen.weights).mean(0).cpu().numpy()

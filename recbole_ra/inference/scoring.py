@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
+from recbole_ra.data.dataset import EXACT_TIME_FIELD, OWNER_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, places
 from recbole_ra.inference.requests import Requests
 from recbole_ra.retrieval.bank import pattern_interaction
@@ -60,8 +60,8 @@ class Scorer:
         """Make RecBole's ``Interaction`` of requests."""
         rows = requests.histories
         made = pattern_interaction(rows, self.fields, None if self.trims else self.max_length)
-        owners = np.where(rows.users < self.n_users, rows.users, 0)
-        made[self.fields.user] = torch.from_numpy(owners)
+        made[self.fields.user] = torch.from_numpy(np.where(rows.users < self.n_users, rows.users, 0))
+        made[OWNER_FIELD] = torch.from_numpy(rows.users)
         made[PREFIX_FIELD] = torch.from_numpy(rows.position)
         made[EXACT_TIME_FIELD] = torch.from_numpy(np.array(requests.times))
         return made.to(self.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_ra.core.seeding import stream
 from recbole_ra.data.batching import Movable
-from recbole_ra.data.dataset import EXACT_TIME_FIELD, PREFIX_FIELD, Fields
+from recbole_ra.data.dataset import EXACT_TIME_FIELD, OWNER_FIELD, PREFIX_FIELD, Fields
 from recbole_ra.models.history import ItemOffsets
 from recbole_ra.models.losses import next_item_loss
 from recbole_ra.models.recommenders import SequentialModel
@@ -177,9 +177,10 @@ class RetrievalRecommender(SequentialModel):
     def query(self, interaction: Any) -> Retrieved:
         """Encode the histories of an ``Interaction`` and find their memories."""
         columns = interaction.columns
+        owner = OWNER_FIELD if OWNER_FIELD in columns else self.fields.user
         lengths = PREFIX_FIELD if PREFIX_FIELD in columns else self.fields.length
         queries = Queries(
-            users=interaction[self.fields.user].cpu().numpy(),
+            users=interaction[owner].cpu().numpy(),
             lengths=interaction[lengths].cpu().numpy(),
             times=interaction[EXACT_TIME_FIELD].cpu().numpy() if EXACT_TIME_FIELD in columns else None,
         )
@@ -202,13 +203,17 @@ class RetrievalRecommender(SequentialModel):
         states = query.states  # first: RecBole's models tell their item vectors as they encode
         memories = self.memories(query)
         offsets = self.base.history_offsets(states, query.histories)
-        if self.fusion is not None:
-            facts = memories.keys, memories.values, memories.valid
-            states = self.fusion(states, *facts, self.entropy)
+        states = self.fused(states, memories)
         if self.mixture is None or self.mixture.is_off or self.training:
             return states, offsets
         mixed = self.mixture.offsets(self.scores_of(states, offsets), *self.mixture.shares(query, memories))
         return states, mixed if offsets is None else offsets.joined(mixed)
+
+    def fused(self, states: Tensor, memories: Memories) -> Tensor:
+        """Fuse memories into states, [B, D] -> [B, D]; without a fusion they stay as they are."""
+        if self.fusion is None:
+            return states
+        return self.fusion(states, memories.keys, memories.values, memories.valid, self.entropy)
 
     def calculate_loss(self, batch: RaftBatch) -> Tensor:
         """Return the loss of one optimisation step, shape []."""

@@ -13,6 +13,7 @@ import recbole_ra
 from recbole_ra.core.errors import RequestError
 from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.memory import MemoryBank
+from recbole_ra.retrieval.mixture import NeighbourMixture
 
 RETRIEVAL = ("RaSASRec", "RaNARM", "RaSASRec knn", "RaSASRec gate", "RaSASRec bias")
 
@@ -159,3 +160,25 @@ def test_votes_of_the_history(recommender: recbole_ra.Recommender) -> None:
     assert f"{strongest['effect']:.4f}" in str(found)
     use(memory, {"alpha": 1.0, "mixture_weight": 1.0})
     assert recommender.explain(history, item="i10").votes.empty
+
+
+def test_attention_is_of_the_fusion_alone(recommender: recbole_ra.Recommender) -> None:
+    plain = recommender.explain(["i3", "i4"]).memories["attention"]
+    recommender.memory.mixture = NeighbourMixture(weight=0.5, sharpness=0.1)
+    mixed = recommender.explain(["i3", "i4"]).memories["attention"]
+    assert mixed.tolist() == pytest.approx(plain.tolist(), abs=1e-6)
+
+
+def test_later_memories_of_a_user_who_was_added_are_hidden(recommender: recbole_ra.Recommender) -> None:
+    items = [f"i{3 * time % 7}" for time in range(12)]
+    recommender.add([("me", item, time) for time, item in enumerate(items)])
+    asked = recommender.requests(histories={"me": items[:4]})
+    found = recommender.memory.query(recommender.scorer.interaction(asked))
+    bank, ids = recommender.memory.bank, found.ids[found.valid].numpy()
+    own = ids[bank.users[ids] == recommender.users.ids(["me"])[0]]
+    assert (bank.lengths[own] < 4).all()
+    nobody = recommender.memory.query(
+        recommender.scorer.interaction(recommender.requests(histories=[items[:4]]))
+    )
+    others = nobody.ids[nobody.valid].numpy()
+    assert (bank.lengths[others][bank.users[others] == recommender.users.ids(["me"])[0]] >= 4).any()

@@ -347,5 +347,5 @@ def test_names_that_yaml_takes_for_numbers(key: str, value: int, tmp_path: Path)
 
 
 def test_a_value_that_is_wrong_by_itself_is_compared_with_no_other() -> None:
-    with pytest.raises(SettingsError, match="^graph_origins=5 must be text$"):
+    with pytest.raises(SettingsError, match=r"^graph_origins=5 must be text$"):
         RaConfig("GNN", "ml-100k", overrides={"graph_origins": 5, "regenerate": "dr4sr"})
