@@ -64,6 +64,7 @@ class Recommender:
         self.histories = histories
         self.folder = folder
         self.on_disk: tuple[str, int] | None = None
+        self._counted: tuple[SequenceTable, IntArray] | None = None
         scorer.model.eval()
 
     def __repr__(self) -> str:
@@ -81,8 +82,10 @@ class Recommender:
 
     @property
     def popularity(self) -> IntArray:
-        """Interactions of each item in the histories, shape [items]."""
-        return np.bincount(self.histories.items, minlength=len(self.items))
+        """Interactions of each item in the histories, shape [items]; counted anew when these have changed."""
+        if self._counted is None or self._counted[0] is not self.histories:
+            self._counted = self.histories, np.bincount(self.histories.items, minlength=len(self.items))
+        return self._counted[1]
 
     def requests(
         self,

@@ -39,6 +39,7 @@ from recbole_ra.training.trainer import TENSORBOARD, RaTrainer
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
 
+@explain_memory_errors()
 def run(
     model: str | None = None,
     dataset: str | None = None,
@@ -130,7 +131,6 @@ def run(
         return _stages(state, mined, evaluate_test)
 
 
-@explain_memory_errors()
 def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     """Regenerate, train, remember, fine-tune and measure, as far as the settings ask for it."""
     choice = None

@@ -14,10 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.machine import available_memory
 from recbole_ra.data.table import IntArray, Origin, SequenceTable, offsets_of, places
 
 MAX_LENGTH = 5
 """Most items of a pattern; the fewest are 2."""
+
+OCCURRENCE_BYTES = 64
+"""Of one occurrence while patterns grow: eight numbers."""
 
 CACHED = 1 << 16
 """Keys that are sorted at once: with their order and owners they fit a core's cache."""
@@ -70,6 +75,11 @@ def mine_patterns(table: SequenceTable, *, window: int = 5, min_support: int = 2
         At least 2; first and last item of an occurrence lie within this many consecutive positions.
     min_support : int
         Fewest sequences that contain the pattern; a sequence counts once.
+
+    Raises
+    ------
+    RecboleRaError
+        If their occurrences do not fit into memory: with the window they grow as its fourth power.
     """
     end = np.repeat(table.offsets[1:], table.lengths)
     sequence = np.repeat(np.arange(len(table)), table.lengths)
@@ -100,6 +110,12 @@ def _extend(
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Extend every occurrence by every later position of its window and sequence."""
     room = np.minimum(first + window, end[first]) - last - 1
+    needed, available = int(room.sum()) * OCCURRENCE_BYTES, available_memory()
+    if needed > available:
+        raise RecboleRaError(
+            f"window={window}: the {room.sum():,} occurrences of patterns within it take {needed / 1e9:.3g} "
+            f"GB, but {available / 1e9:.3g} GB are available; lower window, or raise min_support"
+        )
     return np.repeat(first, room), places(last + 1, room), np.repeat(code, room)
 
 

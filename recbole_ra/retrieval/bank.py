@@ -18,6 +18,7 @@ from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
+from recbole_ra.retrieval.index import check_lists
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.neighbours import Queries, check_enough
 from recbole_ra.retrieval.recommender import RetrievalRecommender
@@ -190,7 +191,7 @@ def pattern_interaction(rows: Prefixes, fields: Fields, width: int | None) -> In
 
 
 def check_bank_size(run: Run, mined: MinedPatterns) -> None:
-    """Refuse, before a backbone is trained, to ask for more neighbours than there will be memories.
+    """Refuse, before a backbone is trained, to ask for more neighbours or lists than there will be memories.
 
     Raises
     ------
@@ -202,6 +203,8 @@ def check_bank_size(run: Run, mined: MinedPatterns) -> None:
         original = run.config.bank.memory_data == "original"
         memories += len(run.train_rows if original else regenerated_of(run).distinct_rows)
     check_enough(run.config.raft.n_neighbors, memories, source)
+    if run.config.bank.index_type == "IVFFlat":
+        check_lists(run.config.bank.nlist, memories)
 
 
 def extend_bank(run: Run, recommender: RetrievalRecommender, states: torch.Tensor | None = None) -> None:

@@ -128,11 +128,7 @@ class Index:
 
     def _trained_ivf(self, unit: FloatArray) -> Any:
         rows = len(unit)
-        if self._nlist > rows:
-            raise SettingsError(
-                f"nlist={self._nlist} but the memory bank holds only {rows} memories; "
-                "lower nlist or use nlist=0 to choose it"
-            )
+        check_lists(self._nlist, rows)
         automatic = max(1, min(round(4 * math.sqrt(rows)), rows // _TRAINING_POINTS_A_LIST))
         nlist = self._nlist or automatic
         quantizer = faiss.IndexFlatIP(self.dimension)
@@ -191,6 +187,15 @@ class Index:
         index = cls(kind, dimension, device=device if kind == "Torch" else "cpu")
         index._searcher = searcher
         return index
+
+
+def check_lists(nlist: int, n_memories: int) -> None:
+    """Raise SettingsError if an index is to have more lists than there are memories."""
+    if nlist > n_memories:
+        raise SettingsError(
+            f"nlist={nlist} but the memory bank holds only {n_memories} memories; "
+            "lower nlist or use nlist=0 to choose it"
+        )
 
 
 def automatic_nprobe(nlist: int) -> int:

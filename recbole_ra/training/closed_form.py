@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.core.machine import available_memory
 from recbole_ra.models.infinite_ae import InfiniteAE
 from recbole_ra.training.trainer import RaTrainer
 
 RIDGES = (0.0, 1.0, 5.0, 20.0, 50.0, 100.0)
 """The λ that are tried, as published."""
-
-MEMINFO = Path("/proc/meminfo")
 
 
 class ClosedFormTrainer(RaTrainer):
@@ -88,14 +84,3 @@ def check_memory(model: InfiniteAE, available: int) -> None:
             "available; leave rows out with user_inter_num_interval and item_inter_num_interval, or use a "
             "machine with more memory"
         )
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the bytes that are available: of the GPU, or of this machine."""
-    if device.type != "cpu":
-        return torch.cuda.mem_get_info(device)[0]
-    if MEMINFO.is_file():  # Linux: what caches would give back counts as well
-        found = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        if "MemAvailable" in found:
-            return int(found["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

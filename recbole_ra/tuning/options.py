@@ -153,6 +153,13 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
         problems.append("eval_step=0: no epoch is validated, so trials cannot be compared; leave it out")
     if config.only_regenerates:
         problems.append(f"--model={config.model} is not ranked, so nothing can be searched; name a model")
+    searched = {parameter.name: parameter.values for parameter in space.parameters}
+    for fusion in searched.get("fusion", (config.raft.fusion,)):
+        if config.uses_retrieval and not dataclasses.replace(config.raft, fusion=fusion).fuses:
+            problems.append(
+                f"fusion={fusion}: nothing is fine-tuned, so a trial would have no epoch to report; search "
+                f"--model={config.backbone}, or a fusion that trains, such as raserec"
+            )
     grids = [parameter.name for parameter in space.parameters if parameter.kind == "grid"]
     if options.search == "grid":
         ranges = [parameter.name for parameter in space.parameters if parameter.low is not None]

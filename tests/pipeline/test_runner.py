@@ -339,6 +339,10 @@ def test_refusals_come_before_any_training(settings: dict[str, Any], tmp_path: P
     assert not list((tmp_path / "saved").glob("*"))
     with pytest.raises(SettingsError, match="n_neighbors=5000 but the memory bank holds only"):
         run("RaSASRec", **{**settings, "n_neighbors": 5000}, say=silent)
+    lists = {"index_type": "IVFFlat", "nlist": 5000}
+    with pytest.raises(SettingsError, match="nlist=5000 but the memory bank holds only"):
+        run("RaSASRec", **{**settings, **lists}, say=silent)
+    assert not list((tmp_path / "saved").glob("*"))
 
 
 def test_an_average_begins_where_the_start_has_none(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sequential.seq2pat import Seq2Pat
 
 import reference
+from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.core.setting import read
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration import mining
@@ -143,6 +144,14 @@ def test_what_cannot_be_mined_is_refused_with_the_settings(name: str, least: int
     assert problems == []
     read(PatternSettings, {name: least - 1}, problems)
     assert problems == [f"{name}={least - 1} must be >= {least}"]
+
+
+def test_occurrences_that_do_not_fit_are_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mining, "available_memory", lambda: 100_000_000)
+    table = SequenceTable.from_arrays(np.tile(np.arange(1, 61), 4), np.arange(5) * 60, 61)
+    assert len(mining.mine_patterns(table, window=5)) > 0
+    with pytest.raises(RecboleRaError, match=r"window=60: the .* occurrences .* lower window, or raise min_"):
+        mining.mine_patterns(table, window=60)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from recbole_ra import load, run
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.models.infinite_ae import InfiniteAE
 from recbole_ra.training import closed_form
-from recbole_ra.training.closed_form import RIDGES, available_memory, check_memory
+from recbole_ra.training.closed_form import RIDGES, check_memory
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -79,16 +79,6 @@ def test_what_does_not_fit_is_refused_first(plain: dict[str, Any], monkeypatch: 
     monkeypatch.setattr(InfiniteAE, "kernel", None)
     with pytest.raises(RecboleRaError, match=r"kernel of 80 training rows.*leave rows out with"):
         run("InfiniteAE", **plain, say=lambda line: None)
-
-
-def test_the_memory_of_this_machine_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    assert 1e7 < available_memory(cpu) < 1e14
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   12 kB\n")
-    monkeypatch.setattr(closed_form, "MEMINFO", tmp_path / "meminfo")
-    assert available_memory(cpu) == 12 * 1024
-    monkeypatch.setattr(closed_form, "MEMINFO", tmp_path / "none")
-    assert available_memory(cpu) > 1e7
 
 
 def test_the_memory_that_is_needed_is_counted() -> None:

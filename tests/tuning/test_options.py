@@ -154,6 +154,8 @@ def test_paths_mean_the_same_in_any_working_directory(
         ("gamma: {uniform: [0.1, 0.9]}", {"model": "DR4SR"}, "is not ranked, so nothing can be searched"),
         ("alpha: {uniform: [0.1, 0.9]}", {"space": "rafft"}, "did you mean 'raft'?"),
         ("alpha: {uniform: [0.1, 0.9]}", {"space": ""}, "--space is missing"),
+        ("learning_rate: {uniform: [0.1, 0.9]}", {"fusion": "transitions"}, "a trial would have no epoch to"),
+        ("fusion: {choice: [raserec, none]}", {}, "fusion=none: nothing is fine-tuned"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(
