@@ -217,6 +217,34 @@ MUTATIONS = (
         "keep = support > min_support",
         "tests/pipeline/test_golden.py",
     ),
+    Mutation(
+        "who holds latest changes what it names later",
+        "inference/files.py",
+        "        return (path / MODEL).resolve()",
+        "        return path / MODEL",
+        "tests/inference/test_files.py",
+    ),
+    Mutation(
+        "a recommender that is saved meanwhile is loaded in part",
+        "inference/loading.py",
+        "            if state_of(folder) == before:\n                recommender.on_disk",
+        "            if True:\n                recommender.on_disk",
+        "tests/inference/test_files.py",
+    ),
+    Mutation(
+        "a user who was added sees later memories of their own",
+        "retrieval/recommender.py",
+        "owner = OWNER_FIELD if OWNER_FIELD in columns else self.fields.user",
+        "owner = self.fields.user",
+        "tests/inference/test_explanation.py",
+    ),
+    Mutation(
+        "a pass that holds more than a batch makes a batch less",
+        "data/batching.py",
+        "cuts = np.maximum.accumulate(cuts - number) + number",
+        "cuts = np.unique(cuts)\n        number = np.arange(len(cuts))\n        n = len(cuts) - 1",
+        "tests/data/test_batching.py",
+    ),
 )
 
 

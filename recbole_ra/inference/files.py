@@ -202,9 +202,8 @@ def editing(path: Path, busy: Callable[[], None]) -> Iterator[Path]:
 
     A save that was cut short by a kill is mended first.
     """
-    path = path.resolve() if path.exists() else path
     cut_short = [folder for folder in (path / MODEL, path) if not folder.exists() and orphans(folder)]
-    folder = cut_short[0] if cut_short else model_folder(path)
+    folder = cut_short[0].resolve() if cut_short else model_folder(path)
     with held(folder.with_name(f".{folder.name}.lock"), busy):
         put_back(folder)
         yield folder
