@@ -58,7 +58,8 @@ def main() -> None:
     for origin in Origin:
         distinct = np.unique(transitions(data.keep([origin]).table))
         new = distinct[~np.isin(distinct, known)]
-        shuffled = new // n_items * n_items + np.random.default_rng(0).permutation(new % n_items)
+        shuffled = np.unique(new // n_items * n_items + np.random.default_rng(0).permutation(new % n_items))
+        shuffled = shuffled[~np.isin(shuffled, known)]
         print(
             f"{origin.name.lower():12s} {len(distinct):7d} transitions, {come_true(distinct, held_out):6.1f} "
             f"in a thousand come true; {len(new):7d} new, {come_true(new, held_out):6.1f}, "

@@ -82,7 +82,7 @@ def stopped_by_strangers(run: Run, share: float = 0.1) -> Backbone:
     sequences, rows = run.training_part.sequences, run.train_rows
     order = np.random.default_rng(run.config.seed_value).permutation(len(sequences))
     strangers = sequences.users[order[: int(share * len(sequences))]]
-    last = np.flatnonzero(np.diff(rows.users, append=-1) & np.isin(rows.users, strangers))
+    last = np.flatnonzero((np.diff(rows.users, append=-1) != 0) & np.isin(rows.users, strangers))
     held_out = run.splits.train.copy(run.splits.train.inter_feat[last])
     splits = dataclasses.replace(run.splits, valid=held_out)
     alone = Run(run.config, splits, run.store, run.say)

@@ -102,6 +102,7 @@ def facts(result: Result, model: str) -> dict[str, Any]:
         "rows": result.regeneration.get("training_rows", result.data["users"]),
         "targets": result.regeneration.get("training_targets", result.data["train"]),
         "steps_per_epoch": steps,
+        "best_step": sum(epoch["steps"] for epoch in epochs if epoch["epoch"] <= best["epoch"]),
         "epochs": len(epochs),
         "best_epoch": best["epoch"],
         "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs),
@@ -128,7 +129,7 @@ def table(title: str, cells: Mapping[str, list[dict[str, Any]]]) -> None:
     print("|" + "---|" * (4 + len(heads)))
     for name, found in cells.items():
         epoch = statistics.mean(one["best_epoch"] + 1 for one in found)
-        steps = statistics.mean((one["best_epoch"] + 1) * one["steps_per_epoch"] for one in found)
+        steps = statistics.mean(one["best_step"] for one in found)
         columns = [
             f"{name} ({len(found)})",
             f"{found[0]['rows']:,} ({found[0]['targets']:,})",

@@ -23,6 +23,7 @@ import recbole
 
 import recbole_ra
 from recbole_ra.cli import parse_settings
+from recbole_ra.training.evaluation import error_over_users
 
 DAY = 86_400
 
@@ -134,7 +135,8 @@ def main() -> None:
         print(f"| {label} | {' | '.join(cells)} | {cost} |")
     for name, span in spans.items():
         change = (rows[2][1] - rows[1][1])[span]
-        print(f"new memories, {name}: {change.mean():+.4f} ± {change.std(ddof=1) / np.sqrt(len(change)):.4f}")
+        error = error_over_users(change, events["user"].to_numpy()[span])
+        print(f"new memories, {name}: {change.mean():+.4f} ± {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.core.errors import DataError
+from recbole_ra.data.table import IntArray
 from recbole_ra.models.origins import PARTS
 from recbole_ra.models.registry import BACKBONES
 from recbole_ra.regeneration.patterns import MinedPatterns
@@ -28,7 +29,7 @@ from recbole_ra.retrieval.finetuning import as_at_the_test, raft_stage
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.recbole import split_metric
 from recbole_ra.training.backbone import backbone_stage
-from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, under_protocols
+from recbole_ra.training.evaluation import PROTOCOLS, RankingEvaluator, row_metric, under_protocols
 from recbole_ra.training.run import Run
 
 ORIGINALS = "none"
@@ -131,15 +132,16 @@ def choose_training_data(state: Run, mined: MinedPatterns) -> tuple[Run, DataCho
     tried = list(kinds(config))
     _ = mined.patterns  # refuses now what no kind but the originals could be made of
     protocol, metric = split_metric(str(config["valid_metric"]))
+    metric = row_metric(metric)
     runs, candidates = {}, []
     before: Mapping[str, np.ndarray] = {}
     for kind, named in tried:
         state.say(f"training data that is tried: {NAMES[kind]}")
         # Its epochs are not passed on: they would be those of several trainings.
         runs[kind] = state.with_settings(named)
-        values = _of_rows(runs[kind], mined, metric)
+        values, users = _of_rows(runs[kind], mined, metric)
         before = before or values
-        candidates.append(Candidate.measured({"regenerate": kind}, values, before))
+        candidates.append(Candidate.measured({"regenerate": kind}, values, before, users))
     with_memories = config.uses_retrieval and config.raft.fusion != "none"
     choice = DataChoice.among(candidates, metric, protocol, with_memories=with_memories)
     state.say(choice.said())
@@ -173,21 +175,22 @@ def kinds(config: RaConfig) -> Iterator[tuple[str, RaConfig]]:
             yield kind, RaConfig(None, None, (), {**chosen, "regenerate": kind})
 
 
-def _of_rows(run: Run, mined: MinedPatterns, metric: str) -> dict[str, np.ndarray]:
-    """Train; return the metric of each validation row under each protocol, and its mean over them.
+def _of_rows(run: Run, mined: MinedPatterns, metric: str) -> tuple[dict[str, np.ndarray], IntArray]:
+    """Train; return the metric of each validation row under each protocol, its mean over them, and its user.
 
     With memories the rows are those on which weights are chosen, and the bank is as at the test.
     """
     regeneration_stage(run, mined)
     backbone = backbone_stage(run)
     if not run.config.uses_retrieval:
-        batches = run.evaluation(run.splits.valid, backbone.trainer.model)
-        ranking: RankingEvaluator = backbone.trainer.rank(batches, bool(run.config["show_progress"]))
-        return under_protocols(metric, ranking.ranks())
+        asked = run.evaluation(run.splits.valid, backbone.trainer.model)
+        assert asked is not None, "there are validation rows"
+        ranking: RankingEvaluator = backbone.trainer.rank(asked, bool(run.config["show_progress"]))
+        return under_protocols(metric, ranking.ranks()), asked.users
     base = backbone.recommender(run)
     memory = bank_stage(run, mined, backbone, base)
     recommender = raft_stage(run, mined, backbone, base, memory).recommender
     recommender.eval()
     with as_at_the_test(run, recommender) as batches:
         (values,) = metric_of_rows(recommender, batches, [{}], metric)  # with the weights that were chosen
-        return values
+        return values, batches.users

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from recbole_ra.core import console
 from recbole_ra.core.errors import DataError, SettingsError, explain_memory_errors
 from recbole_ra.core.files import copy_folder, make_folder
@@ -107,6 +109,7 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
+    _say_what_is_not_validated(state)
     RankingEvaluator(config, splits.train)  # refuses now what could not be measured after training
     if config.only_regenerates or config.run.export_dir is not None:
         check_exportable(state)
@@ -129,6 +132,21 @@ def run(
         )
     with start_workers(config) as state.workers:
         return _stages(state, mined, evaluate_test)
+
+
+def _say_what_is_not_validated(state: Run) -> None:
+    valid, test = state.splits.valid, state.splits.test
+    if not len(valid):
+        state.say(
+            "validation: no rows; every epoch is trained, the last one is kept, and no weight is chosen"
+        )
+        return
+    without = np.setdiff1d(test.prefixes.sequence, valid.prefixes.sequence)
+    if len(without) and "LS" in state.config["eval_args"]["split"]:
+        state.say(
+            f"validation: {len(without)} users of the test have no validation row (RecBole takes none of a "
+            "user with three interactions)"
+        )
 
 
 def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:

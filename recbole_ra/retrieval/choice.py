@@ -6,21 +6,20 @@ held-out rows is measured in ``candidates.py``, all those of a round together.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.candidates import metric_of_rows
 from recbole_ra.retrieval.held_out import use
 from recbole_ra.retrieval.mixture import MIXTURES
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.evaluation import PROTOCOLS
+from recbole_ra.training.evaluation import PROTOCOLS, error_over_users, row_metric
 from recbole_ra.training.loaders import EvalBatches
 
 ALPHAS = (0.3, 0.5, 0.7, 0.9)
@@ -42,7 +41,7 @@ class Candidate:
     value : mapping
         Protocol -> the validation metric.
     gain, error : mapping
-        Protocol -> mean difference over users to this weight at 1, and the standard error of that mean.
+        Protocol -> mean difference to this weight at 1, and its standard error over users.
     """
 
     setting: dict[str, Any]
@@ -52,10 +51,19 @@ class Candidate:
 
     @classmethod
     def measured(
-        cls, setting: Mapping[str, Any], values: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
+        cls,
+        setting: Mapping[str, Any],
+        values: Mapping[str, np.ndarray],
+        before: Mapping[str, np.ndarray],
+        users: IntArray,
     ) -> Candidate:
-        """Compare the metric of each row, [rows] for each protocol, with that of the same rows before."""
-        return cls(dict(setting), _means(values), *_paired(values, before))
+        """Compare the metric of each row, [rows] for each protocol, with that of the same rows before.
+
+        ``users`` [rows] says whose they are.
+        """
+        gains = {name: values[name] - before[name] for name in values}
+        errors = {name: error_over_users(gain, users) for name, gain in gains.items()}
+        return cls(dict(setting), _means(values), _means(gains), errors)
 
     def helps(self, protocol: str) -> bool:
         """Whether it is better beyond two standard errors, and worse beyond one under no protocol."""
@@ -115,31 +123,33 @@ class Choice:
     ----------
     metric, protocol : str
     steps : list of Step
+    given : mapping
+        Weights below 1 that were not chosen but given.
     """
 
     metric: str
     protocol: str
     steps: list[Step]
+    given: dict[str, float] = field(default_factory=dict)
 
     @property
     def chosen(self) -> dict[str, float]:
         """All that was chosen."""
         return {name: value for step in self.steps for name, value in step.chosen.items()}
 
-    @property
-    def keeps_backbone(self) -> bool:
-        """Whether no step was better than the backbone."""
-        return all(step.keeps for step in self.steps)
-
     def said(self) -> str:
         """Say in one line what was chosen, and why."""
         found = {step.weight: self._about(step) for step in self.steps}
-        if self.keeps_backbone:
+        given = ", ".join(f"{name} {value:g}" for name, value in self.given.items())
+        if all(step.keeps for step in self.steps):
             best = "; ".join(found.values())
+            if given:
+                return f"{given} as given; nothing helps beside it (best {best})"
             return f"the backbone was kept: memories do not help (best {best})"
         helping = "; ".join(found[step.weight] for step in self.steps if not step.keeps)
         idle = "; ".join(found[step.weight] for step in self.steps if step.keeps)
-        return f"memories help: {helping}" + (f" (left at 1: best {idle})" if idle else "")
+        what = f"{given} as given; beside it help" if given else "memories help"
+        return f"{what}: {helping}" + (f" (left at 1: best {idle})" if idle else "")
 
     def _about(self, step: Step) -> str:
         best = step.best(self.protocol)
@@ -157,7 +167,7 @@ class Choice:
             Step(step["weight"], step["chosen"], [Candidate(**one) for one in step["candidates"]])
             for step in saved["steps"]
         ]
-        return cls(saved["metric"], saved["protocol"], steps)
+        return cls(saved["metric"], saved["protocol"], steps, saved.get("given", {}))
 
 
 def searched(
@@ -204,6 +214,8 @@ def choose(
     """
     recommender.eval()
     protocol, metric = split_metric(valid_metric)
+    metric = row_metric(metric)
+    given = {name: value for name, value in recommender.weights.items() if name not in weights and value < 1}
     steps: list[Step] = []
     rounds = {weight: searched(recommender, weight) for weight in weights}
     use(recommender, dict.fromkeys(weights, 1.0))
@@ -218,7 +230,7 @@ def choose(
             measured = metric_of_rows(recommender, batches, tried, metric)
             before = before or measured[0]
             candidates += [
-                Candidate.measured(setting, values, before)
+                Candidate.measured(setting, values, before, batches.users)
                 for setting, values in zip(tried, measured, strict=True)
             ]
             helping = [candidate for candidate in candidates if candidate.helps(protocol)]
@@ -226,17 +238,8 @@ def choose(
         assert best is not None, "every weight is tried"
         use(recommender, best.setting)
         steps.append(Step(weight, best.setting, candidates))
-    return Choice(metric, protocol, steps)
+    return Choice(metric, protocol, steps, given)
 
 
 def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(part.mean()) for name, part in values.items()}
-
-
-def _paired(
-    values: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean difference to the backbone, and its standard error, of each protocol."""
-    gains = {name: values[name] - before[name] for name in values}
-    errors = {name: float(stats.sem(gain)) if len(gain) > 1 else math.inf for name, gain in gains.items()}
-    return _means(gains), errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.evaluation import RankingEvaluator, of_rows
+from recbole_ra.training.evaluation import RankingEvaluator, error_over_users, of_rows, row_metric
 from recbole_ra.training.loaders import by_length
 from recbole_ra.training.run import Run
 
@@ -47,7 +48,8 @@ def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found
             ),
             "similarity of the nearest memory": _by_size(np.concatenate(nearest), "{:.2f}"),
             "target among what memories brought": np.where(hits, "yes", "no"),
-        }
+        },
+        index=rows.sequence,
     )
 
 
@@ -71,7 +73,8 @@ def compare(
     before, after : RankingEvaluator
         Of the same batches.
     facts : DataFrame
-        One line for each ranked row, in that order: columns are what rows are grouped by.
+        One line for each ranked row, in that order: columns are what rows are grouped by, the index says
+        whose they are.
     metric : str
         As ``valid_metric``.
 
@@ -79,22 +82,23 @@ def compare(
     -------
     dict
         Protocol -> ``metric``, ``rows``, ``before``, ``after``, ``gain``, its standard ``error``, ``p_value``
-        (two-sided paired t test), ``helped`` and ``harmed`` (shares of rows), and ``groups``.
+        (two-sided paired t test over users), ``helped`` and ``harmed`` (shares of rows), and ``groups``.
     """
     found, ranks = {}, after.ranks()
-    metric = split_metric(metric)[1]
+    metric = row_metric(split_metric(metric)[1])
     for protocol, old_ranks in before.ranks().items():
         old, new = of_rows(metric, old_ranks), of_rows(metric, ranks[protocol])
-        gains = pd.DataFrame({"before": old, "after": new, "gain": new - old})
+        gains = pd.DataFrame({"before": old, "after": new, "gain": new - old}, index=facts.index)
         groups = {
             name: {str(group): _summary(part) for group, part in gains.groupby(facts[name], observed=True)}
             for name in facts
         }
-        differs = bool((gains["gain"] != 0).any()) and len(gains) > 1
+        summary, n_users = _summary(gains), facts.index.nunique()
+        differs = bool((gains["gain"] != 0).any()) and n_users > 1
         found[protocol] = {
             "metric": metric,
-            **_summary(gains),
-            "p_value": float(stats.ttest_rel(new, old).pvalue) if differs else 1.0,
+            **summary,
+            "p_value": _p_value(summary["gain"], summary["error"], n_users) if differs else 1.0,
             "helped": float((gains["gain"] > 0).mean()),
             "harmed": float((gains["gain"] < 0).mean()),
             "groups": groups,
@@ -103,5 +107,9 @@ def compare(
 
 
 def _summary(gains: pd.DataFrame) -> dict[str, float]:
-    error = gains["gain"].sem() if len(gains) > 1 else 0.0
-    return {"rows": len(gains), **gains.mean().to_dict(), "error": float(error)}
+    error = error_over_users(gains["gain"].to_numpy(), gains.index.to_numpy())
+    return {"rows": len(gains), **gains.mean().to_dict(), "error": error if math.isfinite(error) else 0.0}
+
+
+def _p_value(gain: float, error: float, n_users: int) -> float:
+    return float(2 * stats.t.sf(abs(gain) / error, n_users - 1)) if error else 0.0

@@ -6,6 +6,7 @@ RecBole's metrics (its ``Evaluator``) do the arithmetic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,12 @@ from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.data.table import IntArray
 
 PROTOCOLS = ("unmasked", "masked")
+ROW_METRICS = ("recall", "hit", "mrr", "map", "precision", "ndcg")
+"""Metrics that are means over rows, of which each has one target."""
+
 MISSED = torch.iinfo(torch.int64).max
 COUNTED_AT_ONCE = 1 << 20  # scores: 4 MB
 SCORED_AT_ONCE = 1 << 28  # scores: 1 GB
@@ -173,13 +178,18 @@ def hits(rank: Tensor, cut: int) -> Tensor:
     return table
 
 
+def row_metric(metric: str) -> str:
+    """Return the metric by which rows are compared: NDCG at its cut-off where it is no mean over rows."""
+    return metric if metric.partition("@")[0] in ROW_METRICS else f"ndcg@{cut_of(metric)}"
+
+
 def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
     """Return a metric of each row with one target, shape [rows].
 
     Parameters
     ----------
     metric : str
-        Such as ``ndcg@10``; one that is no mean over rows is replaced by NDCG at its cut-off.
+        Such as ``ndcg@10``; others than :data:`ROW_METRICS` are replaced as :func:`row_metric` says.
     rank : int64 Tensor, shape [rows]
         Counted from 0.
     """
@@ -193,6 +203,24 @@ def of_rows(metric: str, rank: Tensor) -> NDArray[np.float64]:
     if name == "precision":
         return inside / cut
     return np.where(inside, 1 / np.log2(place + 2), 0.0)
+
+
+def error_over_users(gains: NDArray[np.float64], users: IntArray) -> float:
+    """Return the standard error of a mean over rows, where users are drawn and each brings all its rows.
+
+    With one row a user it is the usual one. Infinite for a single user.
+
+    Parameters
+    ----------
+    gains : float array, shape [rows]
+    users : int array, shape [rows]
+        Whose each row is.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    sums = np.bincount(user, gains - gains.mean())
+    if len(sums) < 2:
+        return math.inf
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(gains))
 
 
 def under_protocols(metric: str, ranks: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:

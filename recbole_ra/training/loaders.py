@@ -36,8 +36,8 @@ class _SeededTrainDataLoader(TrainDataLoader):
 def train_batches(config: RaConfig, splits: Splits, backbone: Backbone | None, train: CompactDataset) -> Any:
     """Make the batches that train a backbone; of a model of RecBole's, its own loader.
 
-    ``train`` is the training split or what was regenerated from it; negative samples avoid what the
-    user has in the original one.
+    ``train`` is the training split or what was regenerated from it; negative samples avoid the target, and
+    with ``repeatable=False`` what the user has in the original one.
     """
     if backbone is None:
         sampler, _, _ = create_samplers(config, splits.whole, [splits.train, splits.valid, splits.test])
@@ -126,6 +126,11 @@ class EvalBatches:
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
+
+    @property
+    def users(self) -> IntArray:
+        """Whose each row is, in the order of ranking, shape [rows]: the number of its sequence."""
+        return self.prefixes.sequence[self.order]
 
     def __iter__(self) -> Iterator[EvalBatch]:
         if self.before is not None:

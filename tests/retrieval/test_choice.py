@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from recbole_ra.data.dataset import Fields
 from recbole_ra.models.history import HistoryBias
@@ -213,7 +214,6 @@ def test_what_is_said_of_a_choice() -> None:
         "not beyond two standard errors"
     )
     alone = Choice("ndcg@10", "unmasked", [kept])
-    assert alone.keeps_backbone
     assert alone.said() == f"the backbone was kept: memories do not help (best {small})"
     both = Choice("ndcg@10", "unmasked", [mixed, kept])
     assert Choice.of_json(json.loads(json.dumps(both.as_json()))) == both
@@ -222,6 +222,11 @@ def test_what_is_said_of_a_choice() -> None:
     about = f"memories help: mixture_weight 0.8, decay 0.6: {large}"
     assert both.said() == f"{about} (left at 1: best {small})"
     assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {large}"
+    given = Choice("ndcg@10", "unmasked", [kept], {"mixture_weight": 0.5})
+    assert given.said() == f"mixture_weight 0.5 as given; nothing helps beside it (best {small})"
+    assert Choice.of_json(json.loads(json.dumps(given.as_json()))) == given
+    helped = Choice("ndcg@10", "unmasked", [mixed], {"alpha": 0.7})
+    assert helped.said().startswith("alpha 0.7 as given; beside it help: mixture_weight 0.8, decay 0.6: ")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +271,12 @@ def test_comparison_of_two_recommenders(tiny_config: Callable[..., Any], tiny_sp
     assert found["p_value"] < 1e-6
     assert found["groups"]["group"]["even"]["gain"] == pytest.approx(0.5)
     assert found["groups"]["group"]["odd"]["gain"] == 0
+    values = np.where(np.arange(n) % 2 == 0, 1.0, 0.5)
+    assert found["p_value"] == pytest.approx(float(stats.ttest_rel(values, np.full(n, 0.5)).pvalue))
     assert compare(before, before, facts, "ndcg@10")["masked"]["p_value"] == 1
+    twice = compare(before, after, facts.set_index(np.arange(n) // 4), "gauc")["unmasked"]
+    assert twice["metric"] == "ndcg@10"
+    assert twice["error"] == pytest.approx(0, abs=1e-12)  # of each user's four rows the same two gain
 
 
 def test_ranks_of_a_history_bias(make: Callable[..., Any], tiny_splits: Any) -> None:

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recbole.evaluator import Collector, Evaluator
+from scipy import stats
 from torch import Tensor
 
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.data.dataset import Fields
 from recbole_ra.training import evaluation
-from recbole_ra.training.evaluation import MISSED, PROTOCOLS, RankingEvaluator, flat_result, hits, ranks
+from recbole_ra.training.evaluation import (
+    MISSED,
+    PROTOCOLS,
+    RankingEvaluator,
+    error_over_users,
+    flat_result,
+    hits,
+    ranks,
+    row_metric,
+)
 from recbole_ra.training.loaders import EvalBatches
 
 BY_RANK = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
@@ -150,6 +162,20 @@ def test_scores_that_are_no_numbers_are_refused(tiny_config: Callable[..., Any],
     scores[2, 3] = torch.nan
     with pytest.raises(RecboleRaError, match=r"not numbers \(NaN\); lower learning_rate"):
         evaluator.add(scores, batch, batch.query)
+
+
+def test_the_error_of_a_mean_is_over_users() -> None:
+    rng = np.random.default_rng(0)
+    gains = rng.normal(size=50)
+    assert error_over_users(gains, rng.permutation(50)) == pytest.approx(stats.sem(gains))
+    users = np.repeat(np.arange(50), 20)  # twenty equal rows of each user say no more than one
+    assert error_over_users(np.repeat(gains, 20), users) == pytest.approx(stats.sem(gains))
+    assert error_over_users(gains, np.zeros(50, np.int64)) == math.inf
+
+
+def test_rows_are_compared_by_what_is_a_mean_over_them() -> None:
+    assert row_metric("recall@5") == "recall@5"
+    assert (row_metric("itemcoverage@5"), row_metric("gauc")) == ("ndcg@5", "ndcg@10")
 
 
 def test_flat_results_name_the_protocol() -> None:
