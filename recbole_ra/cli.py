@@ -49,8 +49,9 @@ OF_A_RUN = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     prepare_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command(list(sys.argv[1:] if arguments is None else arguments))
+        code = command(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # who read has seen enough
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"recbole-ra: {error.filename or 'standard output'}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
-        say("recbole-ra: interrupted; what was finished is kept, the same command with --resume continues")
+        resumes = not {*words[:1]} & {"models", "prepare", *OF_A_RUN}
+        how = "; what was finished is kept, the same command with --resume continues" if resumes else ""
+        say(f"recbole-ra: interrupted{how}")
         return 130
 
 

@@ -39,7 +39,7 @@ def displayable(text: str, encoding: str) -> str:
 def say(line: str) -> None:
     """Print a line to standard error; where that cannot be written to any more, work goes on without."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(displayable(line, sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
     except OSError:
         abandon(sys.stderr)
 

@@ -159,8 +159,8 @@ class CompactDataset(SequentialDataset):
             raise DataError(
                 f"data set '{self.dataset_name}': {len(short)} users have fewer than 3 interactions (first: "
                 f"user '{user}'), too few to leave one out for validation and one for the test; "
-                'filter them with --user_inter_num_interval="[3,inf)", or "[4,inf)" so that each of the others '
-                "is validated too"
+                'filter them with --user_inter_num_interval="[3,inf)", or "[4,inf)" so that all others are '
+                "validated"
             )
 
     @property

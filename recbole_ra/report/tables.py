@@ -8,9 +8,17 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 100
+"""Characters of a line."""
+
+LABEL, PADDING = 30, 3
+"""Of it for the first column, and around each cell, with its line."""
+
 
 def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
     """Make one row per ranking protocol, one column per metric, values with four decimals.
+
+    The other way round where the columns would be too narrow for the metrics' names.
 
     Parameters
     ----------
@@ -21,17 +29,23 @@ def metrics_table(result: Mapping[str, Mapping[str, float]]) -> Table:
     """
     protocols = sorted(result, key=lambda name: {"unmasked": 0, "masked": 1}.get(name, 2))
     metrics = list(dict.fromkeys(metric for name in protocols for metric in result[name]))
-    table = Table("protocol")
-    for metric in metrics:
-        table.add_column(metric, justify="right", overflow="fold")
-    for name in protocols:
-        values = result[name]
-        table.add_row(name, *(f"{values[metric]:.4f}" if metric in values else "–" for metric in metrics))
+    is_wide = sum(len(metric) + PADDING for metric in metrics) > WIDTH - LABEL
+    columns, lines = (protocols, metrics) if is_wide else (metrics, protocols)
+    table = Table("metric" if is_wide else "protocol")
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    for line in lines:
+        found = (result[name].get(line) if is_wide else result[line].get(name) for name in columns)
+        table.add_row(line, *("–" if value is None else f"{value:.4f}" for value in found))
     return table
 
 
-def render(table: Table, width: int = 100) -> str:
-    """Return a table as plain text, at most so many characters wide, without colours."""
+def render(table: Table, width: int = WIDTH) -> str:
+    """Return a table as plain text, at most so many characters wide, without colours.
+
+    Cells are shown as they are: brackets and colons of tokens and titles mean nothing.
+    """
     buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None, force_terminal=False).print(table)
+    plain = {"color_system": None, "force_terminal": False, "markup": False, "emoji": False}
+    Console(file=buffer, width=width, highlight=False, **plain).print(table)  # type: ignore[arg-type]
     return buffer.getvalue()

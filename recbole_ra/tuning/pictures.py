@@ -23,6 +23,7 @@ from recbole_ra.tuning.table import Trial, best_trial
 
 LOG_FACTOR = 30  # values that span more are drawn on a logarithmic axis
 MOST_CELLS = 12
+PICTURES = ("best_so_far", "parameters", "parallel", "heat_map")
 ORANGE = "#d1662b"
 
 
@@ -61,6 +62,8 @@ def draw_sweep(trials: Sequence[Trial], folder: Path, metric: str, *, bigger: bo
                     plt.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
         finally:
             plt.close("all")
+    for name in {*PICTURES} - {path.stem for path in paths}:  # of fewer trials, before --resume
+        (folder / f"{name}.png").unlink(missing_ok=True)
     return paths
 
 

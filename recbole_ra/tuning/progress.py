@@ -14,11 +14,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from recbole_ra.core.console import say
 from recbole_ra.tuning.options import Sweep
 from recbole_ra.tuning.table import Trial, best_trial, trials_table, write_trials
 from recbole_ra.tuning.trial import BEST, short_name
 
 ROWS = 20
+
+RAISED = re.compile(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Exit|Interrupt))((?:: .*)?)$")
+"""The line of a traceback that names the error: its class, with its modules, and the message."""
 
 
 class SweepProgress(Callback):
@@ -30,7 +34,7 @@ class SweepProgress(Callback):
         self.live: Live | None = None
         if sys.stderr.isatty() and sweep.config["show_progress"]:
             self.live = Live(
-                console=Console(stderr=True),
+                console=Console(stderr=True, markup=False, emoji=False),
                 get_renderable=lambda: self.table(ROWS),
                 refresh_per_second=1,
                 transient=True,
@@ -59,13 +63,11 @@ class SweepProgress(Callback):
         if self.live is None and self.sweep.config["show_progress"]:
             done = sum(other.status in ("finished", "stopped", "failed") for other in records)
             best = best_trial(records, bigger=self.sweep.bigger)
-            print(
+            say(
                 f"{done}/{self.sweep.n_trials} {record.name} {record.status}: {record.chosen}, "
                 f"valid {self.sweep.metric} {'–' if math.isnan(record.best) else f'{record.best:.4f}'}, "
                 f"{record.epochs} epochs, {record.seconds:.0f} s{record.error and ': ' + record.error}"
-                f"{f', best so far {best.best:.4f} ({best.name})' if best else ''}",
-                file=sys.stderr,
-                flush=True,
+                f"{f', best so far {best.best:.4f} ({best.name})' if best else ''}"
             )
 
     def close(self) -> None:
@@ -108,10 +110,10 @@ def _number(trial: Any) -> int:
 
 
 def _error_of(trial: Any) -> str:
-    """Return the last line of what a failed trial raised, without the module of its class."""
+    """Return what a failed trial raised, without the module of its class: one line."""
     file = trial.error_file
     if file is None or not Path(file).exists():
         return ""
-    lines = Path(file).read_text(errors="replace").split("\n")
-    kind, colon, message = next(filter(str.strip, reversed(lines)), "").partition(":")
-    return f"{kind.rpartition('.')[2]}{colon}{message}"
+    lines = [line for line in Path(file).read_text(errors="replace").splitlines() if line.strip()]
+    raised = [found for found in map(RAISED.match, lines) if found]
+    return f"{raised[-1][1]}{raised[-1][2]}" if raised else (lines or [""])[-1].strip()

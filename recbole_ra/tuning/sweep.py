@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
+from recbole_ra.core.console import say, show
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.core.files import explain_disk_errors, held, make_folder, write_bytes, write_json
 from recbole_ra.pipeline.result import Result
@@ -83,10 +83,10 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
             trials = progress.records()
             if trials:
                 write_trials(trials, sweep.folder / "trials.csv", sweep.metric)
-                print(render(progress.table(), width=TABLE_WIDTH))
-                print(f"trials, pictures, best.yaml: {sweep.folder}", file=sys.stderr)
+                drawn = draw_sweep(trials, sweep.folder, sweep.metric, bigger=sweep.bigger)
+                say(f"{'trials, pictures, best.yaml' if drawn else 'trials'}: {sweep.folder}")
                 save_best(sweep, trials)
-                draw_sweep(trials, sweep.folder, sweep.metric, bigger=sweep.bigger)
+                show(render(progress.table(), width=TABLE_WIDTH))
     return trials
 
 
@@ -109,7 +109,7 @@ def save_best(sweep: Sweep, trials: Sequence[Trial]) -> None:
     for trial in trials:
         if trial.parameters == now and trial.counts:
             line += f" (settings as they stand: {trial.best:.4f}, {trial.status})"
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def domain(parameter: Parameter) -> Any:

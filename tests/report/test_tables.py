@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+
 from recbole_ra.report.tables import metrics_table, render
 
 
@@ -35,3 +37,20 @@ def test_six_metrics_fit_in_a_hundred_plain_characters() -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("0.1235") + text.count("0.1234") == 12
     assert "\x1b" not in text
+
+
+def test_many_metrics_are_rows() -> None:
+    values = {f"{metric}@{k}": 0.12345 for metric in ("recall", "ndcg", "mrr", "hit") for k in (5, 10, 20)}
+    rows = cells(render(metrics_table({"unmasked": values, "masked": {**values, "mrr@5": 0.5}})))
+    assert [cell.strip() for cell in rows[0]] == ["metric", "unmasked", "masked"]
+    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
+        [name, "0.1235", "0.5000" if name == "mrr@5" else "0.1235"] for name in values
+    ]
+
+
+def test_cells_are_shown_as_they_are() -> None:
+    table = Table("title")
+    titles = ["Alien [/uncut]", "[bold]x[/bold]", "a:smile:b", "[link=x]"]
+    for title in titles:
+        table.add_row(title)
+    assert [cell.strip() for (cell,) in cells(render(table))] == ["title", *titles]

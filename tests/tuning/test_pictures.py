@@ -168,3 +168,11 @@ def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
         draw_sweep(GRID, tmp_path, METRIC, bigger=True)
     assert list(tmp_path.iterdir()) == []
     assert plt.get_fignums() == []
+
+
+def test_a_picture_of_fewer_trials_does_not_stay(tmp_path: Path) -> None:
+    draw_sweep(GRID, tmp_path, METRIC, bigger=True)
+    assert (tmp_path / "heat_map.png").exists()
+    varied = [trial(place, 0.1, alpha=place, k=place % 3, seed=place) for place in range(6)]
+    paths = draw_sweep(varied, tmp_path, METRIC, bigger=True)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
