@@ -82,8 +82,14 @@ def _serve(
         window=given.window / 1000,
         limits=Limits(seconds=given.timeout),
     )
-    app = build_app(Desk(recommender, journal), options)
+    desk = Desk(recommender, journal)
+    app = build_app(desk, options)
     last = run_server(app, listener, given.timeout, lambda: say(f"{recommender!r}\nserving at {address}"))
+    if desk.unsaved is not None:
+        raise RecboleRaError(
+            f"serve: stopped; the changes are in the journal, of which every command knows, but could not be "
+            f"saved: {desk.unsaved}"
+        )
     say("recbole-ra: stopped; every change is saved")
     return 128 + signal.SIGINT if last == signal.SIGINT else 0
 

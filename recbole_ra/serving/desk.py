@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_ra.core.console import say
 from recbole_ra.core.errors import RecboleRaError, RequestError
 from recbole_ra.inference.journal import Change, Journal
 from recbole_ra.inference.recommender import Recommender
@@ -54,10 +55,17 @@ class Desk:
     recommender : Recommender
     journal : Journal
         Of its folder; its changes were applied.
+
+    Attributes
+    ----------
+    unsaved : Exception or None
+        Why the last save failed; what was acknowledged is in the journal all the same.
     """
 
     def __init__(self, recommender: Recommender, journal: Journal) -> None:
         self.recommender, self.journal = recommender, journal
+        self.unsaved: OSError | RecboleRaError | None = None
+        self._save_at = CHANGES
 
     def counts(self) -> Counts:
         """Count what the recommender holds."""
@@ -153,10 +161,10 @@ class Desk:
         try:
             self.journal.append(writable)
         except (OSError, RecboleRaError) as error:
-            return [Refusal(503, f"events cannot be kept: {error}", {"Retry-After": "10"})] * len(asked)
+            return [_later(f"events cannot be kept: {error}")] * len(asked)
         outcomes = [self._add(one, change) for one, change in zip(asked, read, strict=True)]
-        if self.journal.changes >= CHANGES:
-            self.journal.compact(self.recommender)
+        if self.journal.changes >= self._save_at:
+            self._save()
         return outcomes
 
     def _change(self, asked: EventsRequest) -> Change | Refusal:
@@ -183,20 +191,41 @@ class Desk:
     def forget(self, asked: Sequence[ForgetRequest]) -> list[Outcome]:
         """Erase users, from the journal too: the recommender is saved before it is said."""
         outcomes = [_outcome(self._forget, one) for one in asked]
-        self.journal.compact(self.recommender)
-        return outcomes
+        self._save()
+        if self.unsaved is None:
+            return outcomes
+        kept = _later(f"erased from what is served, but not from the disk yet: {self.unsaved}")
+        return [outcome if isinstance(outcome, Refusal) else kept for outcome in outcomes]
 
     def _forget(self, asked: ForgetRequest) -> bytes:
         self._must_know(asked.user, "user")
-        self.journal.append([Change(forgotten=asked.user)])
+        try:
+            self.journal.append([Change(forgotten=asked.user)])
+        except (OSError, RecboleRaError) as error:
+            raise _later(f"the user cannot be erased: {error}") from error
         return _json(memories=self.recommender.forget(asked.user))
+
+    def _save(self) -> None:
+        """Save what the journal holds; if that fails it stays there, and a later change tries again."""
+        try:
+            self.journal.compact(self.recommender)
+        except (OSError, RecboleRaError) as error:
+            if self.unsaved is None:
+                say(f"recbole-ra: changes are kept in the journal, but cannot be saved: {error}")
+            self.unsaved, self._save_at = error, self.journal.changes + CHANGES
+        else:
+            self.unsaved, self._save_at = None, CHANGES
 
     def close(self) -> None:
         """Save what the journal holds."""
         try:
-            self.journal.compact(self.recommender)
+            self._save()
         finally:
             self.journal.close()
+
+
+def _later(why: str) -> Refusal:
+    return Refusal(503, why, {"Retry-After": "10"})
 
 
 def _outcome(answer: Callable[[Any], bytes], asked: Any) -> Outcome:
