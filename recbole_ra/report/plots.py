@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from recbole_ra.core.files import replacing
 
 _LOSS, _METRIC, _GREY = "#3b6fb6", "#d1662b", "#5a5a5a"
 
+TITLE = 10
+"""Characters of a title for each inch of a figure's width."""
+
 Epoch = Mapping[str, float | str]
 
 
@@ -32,6 +36,7 @@ def png_figure(path: Path, width: float, height: float, title: str = "") -> Iter
     figure = Figure((width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
     # A terminal of another encoding hands over names with lone surrogates, which no font takes.
     title = title.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    title = "\n".join(textwrap.fill(line, int(TITLE * width)) for line in title.split("\n"))
     figure.suptitle(title, fontsize=12, parse_math=False)
     yield figure
     with replacing(path) as temporary, temporary.open("wb") as file, warnings.catch_warnings():
@@ -114,7 +119,9 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.margins(y=0.1)
     left.set_xlabel("epoch")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if epochs["epoch"].nunique() == 1:  # else the axis would be cut into hundredths of an epoch
+        left.set_xlim(epochs["epoch"].iloc[0] - 1, epochs["epoch"].iloc[0] + 1)
     left.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     left.set_axisbelow(True)
     marked = epochs.loc[epochs["epoch"] == best, metric]
@@ -124,8 +131,7 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
         label = f"best epoch {best}" + (f" ({value:.4f})" if np.isfinite(value) else "")
         lines += right.plot([best], [value], "o", color=_METRIC, mec="white", ms=9, label=label)
     below = (0.5, -0.16)
-    columns = min(len(lines), 3)
-    left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=columns, frameon=False)
+    left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
 
 
 def weight_curve(

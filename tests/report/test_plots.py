@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,26 @@ def test_a_picture_that_cannot_be_finished_leaves_nothing(
 def test_any_name_can_be_a_title(tmp_path: Path, title: str) -> None:
     learning_curve(HISTORY, tmp_path / "x.png", metric=METRIC, best_epoch=None, title=title)
     assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize("history", [HISTORY, STAGES])
+def test_legends_and_title_lie_inside_and_apart(
+    history: list[Epoch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **o: (figures.append(self), save(self, *a, **o)))
+    besides = [f"masked_{METRIC}", f"mean_{METRIC}"]
+    full: list[Epoch] = [{**entry, **dict.fromkeys(besides, 0.01)} for entry in history]
+    title = "RaSASRec on " + "a-long-name-" * 9
+    marked = {"backbone": 3, "raft": 6, "": 6}
+    learning_curve(full, tmp_path / "x.png", metric=METRIC, best_epoch=marked, title=title, besides=besides)
+    (figure,) = figures
+    legends = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
+    assert len(legends) == len({entry.get("stage") for entry in history})
+    heading = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    for box in (*legends, heading):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    for left, right in itertools.pairwise(legends):
+        assert left.x1 < right.x0
