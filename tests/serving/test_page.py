@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class Page:
             self.type(Keys.TAB)
         before = len(self.all("#history li"))
         self.type(text)
-        self.wait(lambda: self.all("#suggestions li") and "suggestions" in self.text("status"))
+        self.wait(lambda: self.browser.execute_script("return options.length"))  # of all that was typed
         self.type(Keys.ARROW_DOWN, Keys.ENTER)
         self.wait(lambda: len(self.all("#history li")) == before + 1)
 
@@ -167,6 +168,28 @@ def test_suggestions_are_a_combobox(page: Page) -> None:
     assert not search.get_attribute("aria-activedescendant")
     search.send_keys(" nothing is called this")
     page.wait(lambda: "Nothing is called" in page.text("status"))
+
+
+def test_enter_takes_no_suggestion_of_what_stood_there_before(page: Page) -> None:
+    search = page.browser.find_element(By.ID, "search")
+    search.send_keys("Film 2")
+    page.wait(lambda: search.get_attribute("aria-expanded") == "true")
+    page.browser.execute_script("window.fetch = () => new Promise(() => {});")  # answers that never come
+    search.send_keys("4", Keys.ENTER)
+    assert page.all("#history li") == []
+
+
+def test_an_answer_that_comes_after_clear_is_not_shown(page: Page) -> None:
+    page.add("i2")
+    page.browser.execute_script(
+        "const ask = window.fetch;"
+        "window.fetch = (...asked) => new Promise((go) => setTimeout(go, 300)).then(() => ask(...asked));"
+    )
+    page.browser.find_element(By.ID, "recommend").click()
+    page.browser.find_element(By.ID, "clear").click()
+    time.sleep(1.5)
+    assert page.text("status") == "The history is empty."
+    assert not page.browser.find_element(By.ID, "with").is_displayed()
 
 
 def test_removing_keeps_the_focus_where_it_was(page: Page) -> None:
@@ -246,7 +269,10 @@ def test_the_key_is_asked_for(browser: webdriver.Chrome, run: Path, serve: Calla
     page.browser.find_element(By.ID, "search").send_keys("i2")
     page.wait(lambda: "API key" in page.text("problem"))
     assert page.focus() == "key"
-    page.type("secret", Keys.ENTER)
+    page.type("ключ", Keys.ENTER)
+    page.wait(lambda: "visible ASCII" in page.text("problem"))
+    assert page.focus() == "key"
+    page.type(Keys.BACKSPACE * 4, "secret", Keys.ENTER)
     page.wait(lambda: page.focus() == "search")
     page.type(Keys.BACKSPACE * 2)
     page.add("i2")

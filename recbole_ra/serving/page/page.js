@@ -95,6 +95,8 @@ function choose(place) {
   if (rows[place]) {
     byId("search").setAttribute("aria-activedescendant", rows[place].id);
     rows[place].scrollIntoView({ block: "nearest" });
+  } else {
+    byId("search").removeAttribute("aria-activedescendant");
   }
 }
 
@@ -102,6 +104,8 @@ async function suggest() {
   const text = byId("search").value.trim();
   const number = ++typed;
   if (!text) return closeSuggestions();
+  options = []; // those of what stood there before: Enter takes none of them
+  choose(-1);
   try {
     const found = await ask(`/items?k=8&search=${encodeURIComponent(text)}`);
     if (number !== typed) return;
@@ -243,11 +247,12 @@ async function recommend() {
     byId("without").hidden = !remembers;
     const shared = rows[0].filter((one) => ranks[1].has(one.item)).length;
     say(`${rows[0].length} recommendations` + (remembers ? `; ${shared} of them without memories too.` : "."));
-  } catch (error) { complain(error); }
+  } catch (error) { if (number === asked) complain(error); }
 }
 
 byId("recommend").addEventListener("click", recommend);
 byId("clear").addEventListener("click", () => {
+  asked += 1;
   history_.length = 0;
   byId("with").hidden = byId("without").hidden = true;
   showHistory(true);
@@ -255,7 +260,11 @@ byId("clear").addEventListener("click", () => {
 });
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = byId("key").value;
+  const given = byId("key").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(given)) { // a header takes no other
+    return complain(new Error("A key is made of visible ASCII characters without a space."));
+  }
+  key = given;
   byId("key-form").hidden = true;
   complain(null);
   byId("search").focus();
