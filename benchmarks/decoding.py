@@ -23,6 +23,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from command import start
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--regenerator", default=None, help="best.pt of a trained regenerator")
     given = parser.parse_args()
     settings = {"data_path": given.data_path, "show_progress": False, "state": "ERROR", "seed": SEED}
+    settings["use_gpu"] = False  # one sequence at a time is decoded there, and the two are compared
     config = RaConfig(
         "SASRec", given.dataset, overrides={**settings, "regenerator_checkpoint": given.regenerator}
     )
@@ -149,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from command import start
 
 from recbole_ra.cli import parse_settings
 from recbole_ra.data.dataset import Splits
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

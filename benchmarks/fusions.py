@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from command import read_settings, start
+
 from recbole_ra import run
-from recbole_ra.cli import parse_settings
 from recbole_ra.settings.declared import FUSIONS, MIXED
 
 PROTOCOLS = ("unmasked", "masked")
@@ -36,27 +37,27 @@ def compared(result: Any, metric: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="RaSASRec")
-    parser.add_argument("--dataset", default="amazon-beauty")
     everything = [*FUSIONS, *MIXED, *(f"{fuses}+{mixes}" for fuses in FUSIONS for mixes in MIXED)]
     parser.add_argument("--fusions", default=",".join(everything))
     given, words = parser.parse_known_args()
-    settings, files = parse_settings(words)
-    metric = "ndcg@10"
+    settings = read_settings(words, model="RaSASRec", dataset="amazon-beauty")
+    model, dataset = str(settings.pop("model")), settings.pop("dataset")
+    metric = ""
     rows = []
     for fusion in given.fusions.split(","):
-        result = run(given.model, given.dataset, files, **{**settings, "fusion": fusion})
+        result = run(model, dataset, **{**settings, "fusion": fusion})
+        metric = result.memory["comparison"]["unmasked"]["metric"]
         if not rows:
             before = [result.backbone_test[name][metric] for name in PROTOCOLS]
             base = [cell for value in before for cell in ("", f"{value:.4f}", "")]
-            rows.append([given.model.removeprefix("Ra"), "", *base])
+            rows.append([model.removeprefix("Ra"), "", *base])
         rows.append([f"`{fusion}`", *compared(result, metric)])
         print("| " + " | ".join(rows[-1]) + " |", flush=True)
-    head = [f"{given.dataset}, {metric}", "weights"]
+    head = [f"{dataset}, {metric}", "weights"]
     head += [f"{name}{part}" for name in PROTOCOLS for part in (" validation", "", " gain")]
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from command import start
 
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -24,10 +24,10 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from command import read_settings, start
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from recbole_ra.cli import parse_settings
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import IntArray, SequenceTable, places
@@ -133,16 +133,16 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--fusions", default="scaled,gate,raserec,raserec+transitions")
     given, words = parser.parse_known_args()
-    settings, files = parse_settings(words)
-    dataset = settings.pop("dataset", "ml-100k")
+    settings = read_settings(words, model="RaSASRec", dataset="ml-100k")
+    model, dataset = settings.pop("model"), settings.pop("dataset")
     with tempfile.TemporaryDirectory() as folder:
         settings = {"show_progress": False, "state": "ERROR", **settings}
-        config = RaConfig("RaSASRec", dataset, files, {**settings, "fusion": "transitions"})
+        config = RaConfig(model, dataset, (), {**settings, "fusion": "transitions"})
         splits = Splits.load(config)
 
-        def start(fusion: str) -> Run:
+        def fresh_run(fusion: str) -> Run:
             # No key tells the states of a bank apart: what is fine-tuned here is never reused.
-            config = RaConfig("RaSASRec", dataset, files, {**settings, "fusion": fusion, "reuse": False})
+            config = RaConfig(model, dataset, (), {**settings, "fusion": fusion, "reuse": False})
             return Run(config, splits, ArtifactStore(Path(folder)), lambda line: None)
 
         run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None)
@@ -178,7 +178,7 @@ def main() -> None:
         for fusion in given.fusions.split(","):
             rows = {}
             for kind, parts in kinds.items():
-                one, clock = start(fusion), perf_counter()
+                one, clock = fresh_run(fusion), perf_counter()
                 raft = raft_stage(one, mined, *parts)
                 print(f"{fusion}, {kind} states, {perf_counter() - clock:.0f} s", flush=True)
                 found = retrieve_rows(one, raft.recommender, one.splits.valid)
@@ -199,4 +199,4 @@ def valid_batches(run: Run, recommender: RetrievalRecommender, found: Retrieved)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

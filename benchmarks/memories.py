@@ -32,12 +32,12 @@ from unittest import mock
 
 import numpy as np
 import torch
+from command import read_settings, start
 from honest_states import measured, said, valid_batches
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from recbole_ra.cli import parse_settings
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.data.dataset import Splits
 from recbole_ra.data.table import IntArray, SequenceTable
@@ -225,13 +225,19 @@ def main() -> None:
     )
     parser.add_argument("--variants", required=True)
     given, words = parser.parse_known_args()
-    settings, files = parse_settings(words)
-    dataset = settings.pop("dataset", "ml-100k")
+    for variant in given.variants.split(","):
+        kind, _, number = variant.partition(":")
+        if kind not in KINDS:
+            parser.error(f"--variants: {kind!r} is none of {', '.join(KINDS)}")
+        if (kind != "patterns") != bool(number):
+            parser.error(f"--variants: {variant!r}; all but patterns take a number, as in recency:0.02")
+    settings = read_settings(words, model="RaSASRec", dataset="ml-100k")
+    model, dataset = settings.pop("model"), settings.pop("dataset")
     with tempfile.TemporaryDirectory() as folder:
         settings = {"show_progress": False, "state": "ERROR", "fusion": "raserec", **settings}
-        config = RaConfig("RaSASRec", dataset, files, settings)
+        config = RaConfig(model, dataset, (), settings)
         # No key knows of what is changed here: what is fine-tuned is never reused.
-        fresh = RaConfig("RaSASRec", dataset, files, {**settings, "reuse": False})
+        fresh = RaConfig(model, dataset, (), {**settings, "reuse": False})
         splits = Splits.load(config)
         run = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), lambda line: None)
         mined = MinedPatterns(run)
@@ -256,4 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

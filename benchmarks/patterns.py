@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
+from command import start
 from sequential.seq2pat import Seq2Pat
 
 from recbole_ra.data.dataset import Splits
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -29,6 +29,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from command import start
+
 from recbole_ra import Result, run
 from recbole_ra.cli import parse_settings
 from recbole_ra.core.files import digest, write_json
@@ -61,6 +63,9 @@ PLACES = {
 }
 """Settings that say where and how a cell is run, not what it is."""
 
+NAMED = ("model", "dataset", "seed")
+"""Settings that options of this script name; those of a file do not count."""
+
 SHOWN = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
 
@@ -68,6 +73,7 @@ def cell_settings(data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a cell: those of all, and those of its training data."""
     kind, *own = data.split(":")
     found = {**settings, **DATA[kind], **parse_settings([f"--{word}" for word in own])[0]}
+    found = {key: value for key, value in found.items() if key not in NAMED}
     if found["regenerate"] not in ("patterns", "dr4sr", "dr4sr+", "auto"):
         found = {key: value for key, value in found.items() if key not in HERE}
     if found["regenerate"] == "none":
@@ -94,7 +100,9 @@ def facts(result: Result, model: str) -> dict[str, Any]:
     """Return what the table shows of a result."""
     epochs = [epoch for epoch in result.history if epoch["stage"] == model.removeprefix("Ra")]
     metric = result.settings["valid_metric"].lower()
-    best = max(epochs, key=lambda epoch: (epoch[metric], epoch["epoch"]))
+    sign = 1 if result.settings["valid_metric_bigger"] else -1
+    validated = [epoch for epoch in epochs if metric in epoch]
+    best = max(validated, key=lambda epoch: (sign * epoch[metric], epoch["epoch"]))
     steps = best["steps"]
     return {
         "test": result.test,
@@ -163,6 +171,9 @@ def main() -> None:
     given, words = parser.parse_known_args()
     settings, files = parse_settings(words)
     settings.setdefault("save_model", False)
+    for data in given.data.split(","):
+        if data.split(":")[0] not in DATA:
+            parser.error(f"--data: {data!r} is none of {', '.join(DATA)}")
     given.cells.mkdir(parents=True, exist_ok=True)
     for model, dataset in itertools.product(given.models.split(","), given.datasets.split(",")):
         of_files: dict[str, Any] = {}
@@ -185,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -11,7 +11,7 @@ Further words are settings, as on the command line.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import recbole
+from command import read_settings, start
 
 import recbole_ra
-from recbole_ra.cli import parse_settings
 from recbole_ra.training.evaluation import error_over_users
 
 DAY = 86_400
@@ -47,14 +47,16 @@ def train(model: str, table: pd.DataFrame, name: str, below: Path, settings: dic
     result = recbole_ra.run(
         model,
         name,
-        **settings,
-        data_path=str(below / "dataset"),
-        output_dir=str(below / "runs"),
-        checkpoint_dir=str(below / "saved"),
-        user_inter_num_interval="[3,inf)",
-        show_progress=False,
-        state="ERROR",
-        save_model=True,
+        **{
+            "show_progress": False,
+            "state": "ERROR",
+            **settings,
+            "data_path": str(below / "dataset"),
+            "output_dir": str(below / "runs"),
+            "checkpoint_dir": str(below / "saved"),
+            "user_inter_num_interval": "[3,inf)",
+            "save_model": True,
+        },
     )
     return Path(result.folder)
 
@@ -97,7 +99,11 @@ def feed(folder: Path, past: pd.DataFrame, events: pd.DataFrame, *, remember: bo
 
 
 def main() -> None:
-    settings, _ = parse_settings(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _, words = parser.parse_known_args()
+    settings = read_settings(words)
     everything = read()
     cuts = [int(share * len(everything)) for share in (0.8, 0.9)]
     past, events = everything[: cuts[0]], everything[cuts[0] :].reset_index(drop=True)
@@ -140,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

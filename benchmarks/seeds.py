@@ -13,8 +13,9 @@ import statistics
 import sys
 from collections.abc import Mapping
 
+from command import read_settings, start
+
 from recbole_ra import Result, run
-from recbole_ra.cli import parse_settings
 
 
 def summary(name: str, results: list[Mapping[str, Mapping[str, float]]]) -> None:
@@ -30,20 +31,19 @@ def summary(name: str, results: list[Mapping[str, Mapping[str, float]]]) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="RaSASRec")
-    parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--seeds", default="2020,2021,2022")
     given, words = parser.parse_known_args()
-    settings, files = parse_settings(words)
+    settings = read_settings(words, model="RaSASRec", dataset="amazon-beauty")
+    model, dataset = str(settings.pop("model")), settings.pop("dataset")
     results: list[Result] = []
     for seed in given.seeds.split(","):
-        result = run(given.model, given.dataset, files, **{**settings, "seed": int(seed)})
+        result = run(model, dataset, **{**settings, "seed": int(seed)})
         results.append(result)
         print(f"seed {seed}: {result.seconds}, reused {result.reused}", file=sys.stderr)
-    print(f"{given.model} on {given.dataset}, seeds {given.seeds}")
-    summary(given.model, [result.test for result in results])
+    print(f"{model} on {dataset}, seeds {given.seeds}")
+    summary(model, [result.test for result in results])
     if results[0].backbone_test is not None:
-        summary(given.model.removeprefix("Ra"), [result.backbone_test for result in results])
+        summary(model.removeprefix("Ra"), [result.backbone_test for result in results])
         for protocol in results[0].test:
             for metric in results[0].test[protocol]:
                 after = statistics.mean(result.test[protocol][metric] for result in results)
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

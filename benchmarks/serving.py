@@ -25,8 +25,12 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from command import start
 
 import recbole_ra
+
+CONNECTIONS = (1, 8, 64)
+QUARTERS = 4
 
 Request = tuple[str, bytes]
 
@@ -83,9 +87,13 @@ def load(
         requests = make(number)
         for path, body in itertools.islice(requests, total // connections):
             started = perf_counter()
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            content = answer.read()
+            try:
+                connection.request("POST", path, body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                content = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(repr(error))
+                return
             latencies[number].append(perf_counter() - started)
             if answer.status != 200:
                 failures.append(content.decode())
@@ -115,6 +123,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--hour", type=int, default=36_000)
     given = parser.parse_args()
+    if given.requests < CONNECTIONS[-1] or 0 < given.hour < QUARTERS * CONNECTIONS[1] or given.hour < 0:
+        parser.error(f"--requests must be at least {CONNECTIONS[-1]}, --hour 0 (none) or at least 32")
     recommender = recbole_ra.load(given.run)
     items = [str(name) for name in recommender.items.names[1:]]
     sys.setswitchinterval(1e-4)  # else threads of this client wait for each other, and it counts as latency
@@ -125,19 +135,20 @@ def main() -> None:
             load(server, 8, 200, lambda seed: recommends(items, 100 + seed))  # warm
             print("| connections | requests | requests/s | p50 ms | p95 ms | p99 ms |")
             print("|---|---|---|---|---|---|")
-            for connections in (1, 8, 64):
+            for connections in CONNECTIONS:
                 found = load(server, connections, given.requests, lambda seed: recommends(items, seed))
                 print(row(str(connections), *found), flush=True)
             marks = [f"{server.resident():.0f}"]
             latencies: list[float] = []
             seconds = 0.0
-            for part in range(4):
+            for part in range(QUARTERS if given.hour else 0):
                 found = load(
-                    server, 8, given.hour // 4, lambda seed, part=part: mixed(items, 8 * part + seed)
+                    server, 8, given.hour // QUARTERS, lambda seed, part=part: mixed(items, 8 * part + seed)
                 )
                 latencies, seconds = latencies + found[0], seconds + found[1]
                 marks.append(f"{server.resident():.0f}")
-            print(row("8, long run, mixed", latencies, seconds))
+            if latencies:
+                print(row("8, long run, mixed", latencies, seconds))
             print(f"\nresident memory in MB, at the start and after each quarter: {', '.join(marks)}")
         finally:
             server.process.send_signal(signal.SIGTERM)
@@ -145,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
