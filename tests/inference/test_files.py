@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 import recbole_ra
+from recbole_ra.cli import main
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.store import MANIFEST
 from recbole_ra.inference import loading
@@ -182,3 +185,23 @@ def test_a_recommender_that_is_saved_while_it_is_read_is_read_again(
     assert len(found.users) == len(found.histories)
     assert found.memory is not None
     assert found.memory.bank.users.max() < len(found.users)
+
+
+def test_a_command_waits_for_who_changes_the_run(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = tmp_path / "events.csv"
+    events.write_text("user,item,time\nada,i1,1\nada,i2,2\n")
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["add", str(copy.parent), str(events)])))
+    with editing(copy, lambda: None):
+        thread.start()
+        said, end = "", time.monotonic() + 30
+        while "another process changes it; waiting" not in said:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        assert "ada" not in recbole_ra.load(copy).users
+    thread.join()
+    assert codes == [0]
+    assert "ada" in recbole_ra.load(copy).users
