@@ -89,7 +89,7 @@ class DataChoice:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return {**asdict(self), "candidates": [candidate.as_json() for candidate in self.candidates]}
 
     def save_picture(self, path: Path, title: str) -> None:
         """Draw the gain of each kind over the originals with two standard errors, under both protocols."""

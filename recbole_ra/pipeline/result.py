@@ -119,8 +119,8 @@ class Result:
                 setting = candidate["setting"]
                 if setting[weight] == 1 or others.items() <= setting.items():
                     for protocol in PROTOCOLS:
-                        gain = candidate["gain"][protocol]
-                        point = setting[weight], gain, candidate["error"][protocol]
+                        gain, error = candidate["gain"][protocol], candidate["error"][protocol]
+                        point = setting[weight], gain, math.nan if error is None else error
                         curves.setdefault(protocol, []).append(point)
             about = "".join(f", {name} {value:g}" for name, value in others.items())
             picture = folder / f"{weight}.png"

@@ -6,6 +6,7 @@ held-out rows is measured in ``candidates.py``, all those of a round together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -64,6 +65,17 @@ class Candidate:
         gains = {name: values[name] - before[name] for name in values}
         errors = {name: error_over_users(gain, users) for name, gain in gains.items()}
         return cls(dict(setting), _means(values), _means(gains), errors)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; the error of a single user, which is infinite, is None."""
+        error = {name: value if math.isfinite(value) else None for name, value in self.error.items()}
+        return {**asdict(self), "error": error}
+
+    @classmethod
+    def of_json(cls, saved: Mapping[str, Any]) -> Candidate:
+        """Read what :meth:`as_json` gave."""
+        error = {name: math.inf if value is None else value for name, value in saved["error"].items()}
+        return cls(**{**saved, "error": error})
 
     def helps(self, protocol: str) -> bool:
         """Whether it is better beyond two standard errors, and worse beyond one under no protocol."""
@@ -158,13 +170,16 @@ class Choice:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        steps = [
+            {**asdict(step), "candidates": [one.as_json() for one in step.candidates]} for step in self.steps
+        ]
+        return {**asdict(self), "steps": steps}
 
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> Choice:
         """Read what :meth:`as_json` gave."""
         steps = [
-            Step(step["weight"], step["chosen"], [Candidate(**one) for one in step["candidates"]])
+            Step(step["weight"], step["chosen"], list(map(Candidate.of_json, step["candidates"])))
             for step in saved["steps"]
         ]
         return cls(saved["metric"], saved["protocol"], steps, saved.get("given", {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -222,6 +223,9 @@ def test_what_is_said_of_a_choice() -> None:
     about = f"memories help: mixture_weight 0.8, decay 0.6: {large}"
     assert both.said() == f"{about} (left at 1: best {small})"
     assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {large}"
+    lonely = Step("alpha", {"alpha": 1.0}, [none, dataclasses.replace(none, error={"unmasked": math.inf})])
+    one_user = Choice("ndcg@10", "unmasked", [lonely])
+    assert Choice.of_json(json.loads(json.dumps(one_user.as_json(), allow_nan=False))) == one_user
     given = Choice("ndcg@10", "unmasked", [kept], {"mixture_weight": 0.5})
     assert given.said() == f"mixture_weight 0.5 as given; nothing helps beside it (best {small})"
     assert Choice.of_json(json.loads(json.dumps(given.as_json()))) == given
