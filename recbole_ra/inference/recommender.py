@@ -332,7 +332,7 @@ class Recommender:
                         f"{target}: was changed since it was loaded; load it again and repeat the change, or "
                         "name another folder"
                     )
-                save_recommender(self, target)
+                save_recommender(self, earlier)
         self.folder = target.resolve()
         self.on_disk = on_disk(self.folder)
         return target

@@ -109,7 +109,8 @@ def run(
         f"data: {config.dataset}, {len(table)} users, {table.n_items - 1} items, "
         f"{len(table.items)} interactions, {len(splits.train)} training targets"
     )
-    _say_what_is_not_validated(state)
+    if not config.only_regenerates:
+        _say_what_is_not_validated(state)
     RankingEvaluator(config, splits.train)  # refuses now what could not be measured after training
     if config.only_regenerates or config.run.export_dir is not None:
         check_exportable(state)
@@ -135,6 +136,7 @@ def run(
 
 
 def _say_what_is_not_validated(state: Run) -> None:
+    """Say which users of the test have no say in what is selected."""
     valid, test = state.splits.valid, state.splits.test
     if not len(valid):
         state.say(
