@@ -113,19 +113,31 @@ class Result:
         title = f"{self.model} on {self.dataset}"
         for step in choice["steps"]:
             weight, chosen = step["weight"], step["chosen"]
-            others = {name: value for name, value in chosen.items() if name != weight}
-            curves: dict[str, list[tuple[float, float, float]]] = {}
+            others, tried_with = (
+                {name: value for name, value in setting.items() if name != weight}
+                for setting in (chosen, step["candidates"][0]["setting"])  # all weights were tried with those
+            )
+            curves: dict[str, list[tuple[float, float, float]]] = {name: [] for name in PROTOCOLS}
+            used: dict[str, tuple[float, float, float]] = {}
             for candidate in step["candidates"]:
                 setting = candidate["setting"]
-                if setting[weight] == 1 or others.items() <= setting.items():
-                    for protocol in PROTOCOLS:
-                        gain, error = candidate["gain"][protocol], candidate["error"][protocol]
-                        point = setting[weight], gain, math.nan if error is None else error
-                        curves.setdefault(protocol, []).append(point)
-            about = "".join(f", {name} {value:g}" for name, value in others.items())
-            picture = folder / f"{weight}.png"
+                for protocol in PROTOCOLS:
+                    gain, error = candidate["gain"][protocol], candidate["error"][protocol]
+                    point = setting[weight], gain, math.nan if error is None else error
+                    if tried_with.items() <= setting.items():
+                        curves[protocol].append(point)
+                    if setting == chosen:
+                        used[protocol] = point
+            about = "".join(f", {name} {value:g}" for name, value in tried_with.items())
+            label = "".join(f", {name} {value:g}" for name, value in others.items() if others != tried_with)
             weight_curve(
-                curves, chosen[weight], picture, weight=weight, metric=choice["metric"], title=title + about
+                curves,
+                used,
+                folder / f"{weight}.png",
+                weight=weight,
+                label=f"chosen: {chosen[weight]:g}{label}",
+                metric=choice["metric"],
+                title=title + about,
             )
         if comparison is not None:
             shown = comparison["unmasked"]

@@ -136,10 +136,11 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
 
 def weight_curve(
     curves: Mapping[str, Sequence[tuple[float, float, float]]],
-    chosen: float,
+    chosen: Mapping[str, tuple[float, float, float]],
     path: Path,
     *,
     weight: str,
+    label: str,
     metric: str,
     title: str,
 ) -> None:
@@ -149,12 +150,14 @@ def weight_curve(
     ----------
     curves : mapping
         Protocol -> (weight, gain over the weight 1, its standard error).
-    chosen : float
-        The weight that was chosen.
+    chosen : mapping
+        Protocol -> what was chosen, as a point of the curves; it need not lie on them.
     path : Path
         As :func:`png_figure` takes it.
     weight : str
         Name of the setting.
+    label : str
+        What was chosen, in words.
     metric, title : str
     """
     with png_figure(path, 6.4, 4.0, title) as figure:
@@ -162,8 +165,10 @@ def weight_curve(
         for colour, (protocol, points) in zip((_LOSS, _METRIC), curves.items(), strict=False):
             at, gain, error = np.array(sorted(points)).T
             axes.errorbar(at, gain, error, color=colour, marker="o", ms=4, capsize=2, label=protocol)
+            at, gain, error = chosen[protocol]
+            axes.errorbar([at], [gain], [error], color=colour, marker="D", ms=8, mec="white", capsize=2)
         axes.axhline(0, color=_GREY, linewidth=1)
-        axes.axvline(chosen, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"chosen: {chosen:g}")
+        axes.axvline(at, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=label)
         axes.set_xlabel(f"{weight} (1: without these memories)")
         axes.set_ylabel(f"gain of validation {metric}")
         axes.spines[["top", "right"]].set_visible(False)

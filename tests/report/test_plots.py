@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.report.plots import Epoch, learning_curve, png_figure
+from recbole_ra.report.plots import Epoch, learning_curve, png_figure, weight_curve
 
 METRIC = "ndcg@10"
 HISTORY: list[Epoch] = [
@@ -102,3 +102,17 @@ def test_legends_and_title_lie_inside_and_apart(
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
     for left, right in itertools.pairwise(legends):
         assert left.x1 < right.x0
+
+
+def test_what_was_chosen_need_not_lie_on_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: figures.append(self))
+    curves = {name: [(1.0, 0.0, 0.0), (0.5, 0.01, 0.002), (0.2, -0.01, 0.003)] for name in ("one", "other")}
+    chosen = dict.fromkeys(curves, (0.5, 0.02, 0.002))
+    weight_curve(
+        curves, chosen, tmp_path / "x.png", weight="w", label="chosen: 0.5", metric=METRIC, title="x"
+    )
+    (axes,) = figures[0].axes
+    lines = [bars.lines[0].get_xydata().tolist() for bars in axes.containers]
+    assert lines == [[[0.2, -0.01], [0.5, 0.01], [1.0, 0.0]], [[0.5, 0.02]]] * 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chosen: 0.5", "one", "other"]
