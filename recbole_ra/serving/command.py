@@ -40,7 +40,7 @@ def serve(words: Sequence[str]) -> int:
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise RecboleRaError(
-            f"serve: {', '.join(missing)} missing; run `make setup-serve`, or install the extra serve"
+            f"serve: {', '.join(missing)} missing; install the extra serve (`make setup-serve`)"
         )
     if given.batch < 1 or not 0 <= given.window <= 1000:
         raise SettingsError("serve: --batch must be at least 1, --window between 0 and 1000")
