@@ -37,8 +37,8 @@ def require_onnx() -> None:
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise RecboleRaError(
-            f"export: --onnx needs {', '.join(missing)}; install the extra onnx (`make setup-onnx`), or leave "
-            "--onnx out"
+            f"export: --onnx needs {', '.join(missing)}; install the extra onnx (`make setup-onnx`), or "
+            "leave --onnx out"
         )
 
 
