@@ -9,16 +9,13 @@ from typing import Any
 
 from recbole_ra.cli import parse_settings
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.settings.files import read_yaml
+from recbole_ra.settings.files import read_files
 
 
 def read_settings(words: Sequence[str], **defaults: Any) -> dict[str, Any]:
     """Return the settings that words and files of ``--config_files`` give; words come before files."""
     settings, files = parse_settings(words)
-    of_files: dict[str, Any] = {}
-    for file in files:
-        of_files.update(read_yaml(Path(file)))
-    return {**defaults, **of_files, **settings}
+    return {**defaults, **read_files(files), **settings}
 
 
 def start(main: Callable[[], None]) -> None:

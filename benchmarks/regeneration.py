@@ -34,7 +34,7 @@ from command import start
 from recbole_ra import Result, run
 from recbole_ra.cli import parse_settings
 from recbole_ra.core.files import digest, write_json
-from recbole_ra.settings.files import read_yaml
+from recbole_ra.settings.files import read_files
 
 DATA: dict[str, dict[str, Any]] = {
     "original": {"regenerate": "none"},
@@ -176,9 +176,7 @@ def main() -> None:
             parser.error(f"--data: {data!r} is none of {', '.join(DATA)}")
     given.cells.mkdir(parents=True, exist_ok=True)
     for model, dataset in itertools.product(given.models.split(","), given.datasets.split(",")):
-        of_files: dict[str, Any] = {}
-        for file in files:
-            of_files.update(read_yaml(Path(file.replace("{model}", model.removeprefix("Ra")))))
+        of_files = read_files(file.replace("{model}", model.removeprefix("Ra")) for file in files)
         found: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for data, seed in itertools.product(given.data.split(","), given.seeds.split(",")):
             name = {"model": model, "dataset": dataset, "data": data, "seed": int(seed)}

@@ -1,4 +1,4 @@
-"""What the machine has: asked before something is made that may not fit."""
+"""How much memory the machine has left, asked before something large is made."""
 
 from __future__ import annotations
 

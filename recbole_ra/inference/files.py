@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pyarrow import parquet
 from recbole_ra.core.errors import CheckpointError
 from recbole_ra.core.files import (
     digest,
+    digest_bytes,
     flush_folder,
     held,
     orphans,
@@ -120,7 +120,7 @@ def model_folder(path: Path) -> Path:
 def state_of(folder: Path) -> str:
     """Return what tells one save of a recommender from another; empty while there is none."""
     try:
-        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+        return digest_bytes((folder / MANIFEST).read_bytes())
     except OSError:
         return ""
 

@@ -165,10 +165,10 @@ def weight_curve(
         for colour, (protocol, points) in zip((_LOSS, _METRIC), curves.items(), strict=False):
             at, gain, error = np.array(sorted(points)).T
             axes.errorbar(at, gain, error, color=colour, marker="o", ms=4, capsize=2, label=protocol)
-            at, gain, error = chosen[protocol]
-            axes.errorbar([at], [gain], [error], color=colour, marker="D", ms=8, mec="white", capsize=2)
+            weighed, gain, error = chosen[protocol]
+            axes.errorbar([weighed], [gain], [error], color=colour, marker="D", ms=8, mec="white", capsize=2)
         axes.axhline(0, color=_GREY, linewidth=1)
-        axes.axvline(at, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=label)
+        axes.axvline(weighed, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=label)
         axes.set_xlabel(f"{weight} (1: without these memories)")
         axes.set_ylabel(f"gain of validation {metric}")
         axes.spines[["top", "right"]].set_visible(False)

@@ -46,6 +46,13 @@ def render(table: Table, width: int = WIDTH) -> str:
     Cells are shown as they are: brackets and colons of tokens and titles mean nothing.
     """
     buffer = io.StringIO()
-    plain = {"color_system": None, "force_terminal": False, "markup": False, "emoji": False}
-    Console(file=buffer, width=width, highlight=False, **plain).print(table)  # type: ignore[arg-type]
+    Console(
+        file=buffer,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    ).print(table)
     return buffer.getvalue()

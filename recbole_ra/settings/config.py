@@ -35,7 +35,15 @@ from recbole_ra.settings.declared import (
     RunSettings,
     ScoringSettings,
 )
-from recbole_ra.settings.files import YamlLoader, part_of, props_root, read_manifest, read_yaml, split_plus
+from recbole_ra.settings.files import (
+    YamlLoader,
+    part_of,
+    props_root,
+    read_files,
+    read_manifest,
+    read_yaml,
+    split_plus,
+)
 from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
 from recbole_ra.settings.stages import stages_before
 
@@ -67,10 +75,7 @@ class RaConfig(Config):
         config_files: Iterable[str | Path] = (),
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        from_files: dict[str, Any] = {}
-        for path in config_files:
-            from_files.update(read_yaml(Path(path)))
-        chosen = {**from_files, **(overrides or {})}
+        chosen = {**read_files(config_files), **(overrides or {})}
         model = model or chosen.get("model")
         dataset = dataset or chosen.get("dataset")
         if not model or not dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ def parse_value(text: str) -> Any:
         return text
     except RecursionError as error:
         raise SettingsError(f"{text[:40]}…: is nested too deep to be read as a value") from error
+
+
+def read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """Read files of settings; of a key in several of them the last one counts."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        found.update(read_yaml(Path(path)))
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from recbole_ra.core.files import digest, digest_bytes
 from recbole_ra.core.setting import declared, raise_problems, read, setting
 from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.settings.files import read_yaml, split_plus
+from recbole_ra.settings.files import read_files, split_plus
 from recbole_ra.settings.stages import stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
@@ -210,10 +210,7 @@ def plan_sweep(
     SettingsError
         For everything that is wrong with them.
     """
-    chosen: dict[str, Any] = {}
-    for file in files:
-        chosen.update(read_yaml(Path(file)))
-    chosen.update(settings)
+    chosen = {**read_files(files), **settings}
     problems: list[str] = []
     options = read(TuneSettings, chosen, problems)
     if options.space is None:
