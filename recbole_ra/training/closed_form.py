@@ -37,7 +37,7 @@ class ClosedFormTrainer(RaTrainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> Any:
-        """Solve for each λ and keep the best on validation, the smaller of equal ones.
+        """Solve for each λ and keep the best on validation, of equal ones the last, as of epochs.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class ClosedFormTrainer(RaTrainer):
             self.history.append({**entry, **result})
             score = result.get(self.valid_metric, 0.0)
             best = self.best_valid_score
-            if score > best if self.valid_metric_bigger else score < best:
+            if score >= best if self.valid_metric_bigger else score <= best:
                 self.best_valid_score, self.best_valid_result = score, result
                 self._keep(Path(self.saved_model_file), self._content())
             if self.on_epoch is not None:

@@ -34,7 +34,8 @@ def test_the_ridge_is_the_best_on_validation(metric: str, plain: dict[str, Any])
     assert tried == pytest.approx(list(RIDGES), abs=1e-3)
     assert sum("(ridge " in line for line in lines) == len(RIDGES)
     assert any("without effect on InfiniteAE" in line and "learning_rate" in line for line in lines)
-    best = max(result.history, key=lambda entry: entry[metric.lower()])
+    best = max(result.history, key=lambda entry: (entry[metric.lower()], entry["epoch"]))
+    assert result.best_epochs(metric.lower(), bigger=True) == {"InfiniteAE": best["epoch"]}
     protocol = "masked" if metric.startswith("masked") else "unmasked"
     assert result.valid[protocol]["ndcg@10"] == pytest.approx(best[metric.lower()], abs=1e-4)
     assert result.test["masked"]["recall@10"] > 0.5  # by chance .35
@@ -46,6 +47,15 @@ def test_the_ridge_is_the_best_on_validation(metric: str, plain: dict[str, Any])
     assert alone.test == result.test
     table = load(Path(result.folder)).recommend(users=["u1"], k=3)
     assert len(table) == 3
+
+
+def test_of_equal_ridges_the_last_is_kept(plain: dict[str, Any]) -> None:
+    everything = {"topk": [30], "valid_metric": "Recall@30"}  # more than there are items: always found
+    result = run("InfiniteAE", **plain | everything, say=lambda line: None)
+    assert {entry["recall@30"] for entry in result.history} == {1.0}
+    assert result.best_epochs("recall@30", bigger=True) == {"InfiniteAE": len(RIDGES) - 1}
+    alone = run("InfiniteAE", **plain | everything, ridge=result.history[-1]["ridge"], say=lambda line: None)
+    assert alone.valid == result.valid
 
 
 def test_without_validation_the_ridge_is_given(plain: dict[str, Any]) -> None:
