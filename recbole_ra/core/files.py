@@ -89,10 +89,13 @@ def replace_folder(source: Path, path: Path) -> None:
                 remove(old)
                 path.replace(old)
             source.replace(path)
+            _flush(path.parent)
         finally:  # an interrupt, too, leaves the old folder
             if old.exists() and not path.exists():
                 old.replace(path)
             remove(old)
+    if old.exists():
+        raise RecboleRaError(f"{old}: holds what was there before, and cannot be deleted; delete it")
 
 
 def remove(path: Path) -> None:
@@ -147,11 +150,15 @@ def put_back(path: Path) -> None:
 def flush_folder(path: Path) -> None:
     """Wait until the names in a folder, and the files below it, are on the disk."""
     for name in (*path.rglob("*"), path):
-        handle = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush(name)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -166,6 +173,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, sorted and indented, atomically."""
     write_bytes(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write one array as ``.npy``, atomically."""
+    # Opened for reading, too: what is open for writing alone NumPy fills past Python, and then does not say
+    # that it was the disk that had no room.
+    with replacing(path) as temporary, open(temporary, "w+b") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:

@@ -23,6 +23,7 @@ from recbole_ra.inference.loading import load
 from recbole_ra.inference.output import check_ending, table_writer
 from recbole_ra.inference.recommender import Recommender
 from recbole_ra.inference.requests import Requests
+from recbole_ra.inference.selection import Selection
 from recbole_ra.inference.tokens import listed
 from recbole_ra.prepare.interactions import read_interactions
 from recbole_ra.prepare.readers import parse_columns
@@ -64,7 +65,7 @@ def recommend(words: Sequence[str]) -> int:
         exclude=None if given.exclude is None else _tokens(given.exclude),
         on_unknown_items=given.on_unknown_items,
     )
-    _say_what_is_unknown(requests)
+    _say_what_is_unknown(requests, chosen)
     if given.out is None:
         show(_as_text(pd.concat(recommender.tables(requests[:SHOWN_USERS], chosen))))
         if len(requests) > SHOWN_USERS:
@@ -112,7 +113,7 @@ def add(words: Sequence[str]) -> int:
     _add_columns(parser)
     _add_unknown_items(parser)
     given = parser.parse_args(words)
-    events = read_interactions(given.events, columns=parse_columns(given.columns)).rows.to_pandas()
+    events = _interactions(given.events, columns=parse_columns(given.columns))
     done = _edited(
         given.run,
         lambda recommender: recommender.add(events, on_unknown_items=given.on_unknown_items),
@@ -199,7 +200,15 @@ def _who(given: argparse.Namespace) -> dict[str, Any]:
         return {"users": "all" if given.users == "all" else _tokens(given.users)}
     if given.history is not None:
         return {"histories": [_tokens(given.history)]}
-    return {"histories": read_interactions(given.histories, needs_time=False).rows.to_pandas()}
+    return {"histories": _interactions(given.histories, needs_time=False)}
+
+
+def _interactions(source: Path, **how: Any) -> pd.DataFrame:
+    """Read a file of interactions; says what it leaves out."""
+    read = read_interactions(source, **how)
+    if read.n_dropped:
+        say(f"{source}: {read.notes[-1]}")
+    return read.rows.to_pandas()
 
 
 def _tokens(text: str) -> list[str]:
@@ -211,12 +220,16 @@ def _tokens(text: str) -> list[str]:
         If there are none, or it names a file that is not there.
     """
     path = Path(text)
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # no file has so long a name
+        is_file = False
+    if is_file:
         try:
             tokens = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise RequestError(f"{path}: is not UTF-8 text; write one token a line") from error
-    elif path.parent != Path() or path.suffix in (".txt", ".csv", ".tsv"):
+    elif path.suffix in (".txt", ".csv", ".tsv") or (path.parent != Path() and "," not in text):
         raise RequestError(f"{path}: no such file; name one, or write tokens with commas between")
     else:
         tokens = text.split(",")
@@ -226,9 +239,11 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def _say_what_is_unknown(requests: Requests) -> None:
-    if requests.unknown_items:
-        say(f"skipped in histories: {listed(requests.unknown_items)} unknown to the model")
+def _say_what_is_unknown(requests: Requests, chosen: Selection) -> None:
+    unknown = {"histories": requests.unknown_items, **chosen.unknown_items}
+    for where, items in unknown.items():
+        if items:
+            say(f"skipped in {where}: {listed(items)} unknown to the model")
     cold = [str(label) for label in requests.labels[requests.cold]]
     if cold:
         say(f"popular items for users of whom nothing is known: {listed(cold)} cold")

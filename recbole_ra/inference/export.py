@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recbole_ra import __version__
 from recbole_ra.core.errors import RequestError
-from recbole_ra.core.files import explain_disk_errors, whole_folder, write_bytes, write_json
+from recbole_ra.core.files import explain_disk_errors, whole_folder, write_array, write_bytes, write_json
 from recbole_ra.inference.encoder import ENCODER, checked_encoder, real_histories, require_onnx
 from recbole_ra.inference.requests import Requests
 from recbole_ra.inference.similar import scored_by_vectors
@@ -88,7 +88,7 @@ def export(recommender: Recommender, folder: Path, *, onnx: bool = False, overwr
         _write_names(part / _NAMES, recommender)
         for name, (array, what) in arrays.items():
             (part / name).parent.mkdir(exist_ok=True)
-            np.save(part / name, array, allow_pickle=False)
+            write_array(part / name, array)
             files[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "what": what}
         if isinstance(model, RetrievalRecommender):
             index = _faiss_index(model)

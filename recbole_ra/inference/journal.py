@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import explain_disk_errors, flush_folder
 from recbole_ra.inference.files import save_recommender, state_of
 
@@ -118,12 +119,19 @@ class Journal:
         self.changes, self._size, self.torn = len(written.changes), written.size, written.torn
         path = self.folder / JOURNAL
         with explain_disk_errors(path):
-            self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115  # until close
-            self._file.truncate(self._size)
-            flush_folder(self.folder)
+            file = open(path, "ab", buffering=0)  # noqa: SIM115  # until close
+            try:
+                file.truncate(self._size)
+                flush_folder(self.folder)
+            except BaseException:
+                file.close()
+                raise
+        self._file: BinaryIO = file
 
     def append(self, changes: Iterable[Change]) -> None:
         """Write changes; when this returns they are on the disk, and if it raises none is there."""
+        if self._file.closed:
+            self._open()
         lines = [change.line() for change in changes]
         content = b"".join(lines)
         try:
@@ -139,11 +147,16 @@ class Journal:
         self.changes += len(lines)
 
     def compact(self, recommender: Recommender) -> None:
-        """Save the recommender, to which every change was applied; the journal starts from nothing."""
+        """Save the recommender, to which every change was applied; the journal starts from nothing.
+
+        If it cannot be opened again, the next change tries, and says why it cannot be kept.
+        """
         if self.changes:
             save_recommender(recommender, self.folder)
             self._file.close()
-            self._open()
+            self.changes = self._size = 0
+            with contextlib.suppress(OSError, RecboleRaError):
+                self._open()
 
     def close(self) -> None:
         """Close the file; an empty one is removed."""

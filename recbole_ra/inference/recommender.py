@@ -121,11 +121,13 @@ class Recommender:
         on_unknown_items: str = "skip",
     ) -> Selection:
         """Read what may be recommended; parameters and errors as in :meth:`recommend`."""
-        only, less = (
-            None if names is None else self.items.require(names, what, on_unknown_items)[0]
-            for what, names in (("items", items), ("exclude", exclude))
+        given = {what: names for what, names in (("items", items), ("exclude", exclude)) if names is not None}
+        read = {what: self.items.require(names, what, on_unknown_items) for what, names in given.items()}
+        ids = {what: numbers for what, (numbers, _) in read.items()}
+        unknown = {what: names for what, (_, names) in read.items()}
+        return Selection.of(
+            self.items, k, filter_seen, ids.get("items"), ids.get("exclude"), memories, unknown
         )
-        return Selection.of(self.items, k, filter_seen, only, less, memories)
 
     def recommend(
         self,

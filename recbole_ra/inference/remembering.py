@@ -16,6 +16,7 @@ from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, offsets_of,
 from recbole_ra.inference.requests import Requests, interaction_columns, times_of
 from recbole_ra.inference.scoring import ROWS
 from recbole_ra.inference.tokens import as_names, listed
+from recbole_ra.prepare.readers import guess_columns
 from recbole_ra.retrieval.bank import memories_of
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _read(interactions: Any) -> tuple[NDArray[np.object_], NDArray[np.object_], 
             raise RequestError("interactions: must be a DataFrame, or (user, item, timestamp) tuples")
         interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"], dtype=object)
     header = [str(name) for name in interactions.columns]
-    if "position" in header and "timestamp" not in header:
+    if "position" in header and "timestamp" not in guess_columns(header):
         interactions = interactions.rename(
             columns={interactions.columns[header.index("position")]: "timestamp"}
         )

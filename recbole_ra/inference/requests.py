@@ -148,10 +148,20 @@ def request_times(context: Mapping[str, Any] | None, labels: NDArray[Any]) -> ND
     if given:
         raise RequestError(f"context: unknown entry '{next(iter(given))}'; there is only 'time'")
     if isinstance(time, Mapping):
-        time = [time.get(label, NOW) for label in labels]
+        by_name = dict(zip(as_names(time), time.values(), strict=True))
+        names = as_names(labels)
+        strange = sorted(str(name) for name in by_name.keys() - {*names})
+        if strange:
+            raise RequestError(f"context: time of {listed(strange)} not asked for")
+        time = [by_name.get(name, NOW) for name in names]
     try:
-        times = np.broadcast_to(np.asarray(time, dtype=np.float64), len(labels))
-    except (TypeError, ValueError) as error:
+        values = np.asarray(time)
+        if values.dtype.kind == "M":  # in seconds, as the times of interactions are read
+            values = times_of(pd.Series(values.ravel()), "context")
+        elif values.dtype.kind == "m":
+            raise TypeError("a duration is no time")
+        times = np.broadcast_to(values.astype(np.float64), len(labels))
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(
             f"context: time must be a number, one for each of the {len(labels)} requests, or a mapping "
             "from user to number"
@@ -201,14 +211,23 @@ def times_of(column: pd.Series, what: str) -> NDArray[np.float64]:
         For the first that is none.
     """
     if column.dtype.kind == "M":
-        return column.to_numpy("datetime64[ns]").astype(np.int64) / 1e9
-    times = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+        dates = column.to_numpy("datetime64[ns]")
+        times = np.where(np.isnat(dates), np.nan, dates.astype(np.int64) / 1e9)
+    else:
+        found = column
+        if column.dtype == object:  # a whole number beyond every float is an error of pandas
+            found = pd.Series([_within_float(time) for time in column], dtype=object)
+        times = pd.to_numeric(found, errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         raise RequestError(
             f"{what}: timestamp {column.iloc[bad[0]]!r} (row {bad[0]}) is no number; correct it"
         )
     return times
+
+
+def _within_float(time: object) -> object:
+    return np.nan if isinstance(time, int) and time.bit_length() > 1023 else time
 
 
 def _of_lists(lists: list[Any]) -> tuple[NDArray[np.object_], IntArray]:

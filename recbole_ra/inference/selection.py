@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,15 @@ class Selection:
         Ids of the items that may be recommended, in order.
     memories : bool
         Look at what is remembered.
+    unknown_items : mapping of str to list of str
+        Items that were skipped, by what named them: ``items`` or ``exclude``.
     """
 
     k: int
     filter_seen: bool
     allowed: IntArray
     memories: bool = True
+    unknown_items: Mapping[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -50,6 +53,7 @@ class Selection:
         only: IntArray | None,
         exclude: IntArray | None,
         memories: bool = True,
+        unknown_items: Mapping[str, list[str]] | None = None,
     ) -> Selection:
         """Check what a request asks for.
 
@@ -64,7 +68,7 @@ class Selection:
             allowed = np.setdiff1d(allowed, exclude)
         if not len(allowed):
             raise RequestError("items, exclude: leave no item to recommend; name others")
-        return cls(k, filter_seen, allowed, memories)
+        return cls(k, filter_seen, allowed, memories, unknown_items or {})
 
 
 def check_k(k: int, n_items: int) -> None:

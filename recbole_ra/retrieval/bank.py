@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
-from recbole_ra.core.files import read_made
+from recbole_ra.core.errors import SettingsError
+from recbole_ra.core.files import read_made, write_array
 from recbole_ra.data.dataset import Fields
 from recbole_ra.data.table import IntArray, Origin, Prefixes, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset
@@ -20,7 +21,7 @@ from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.index import check_lists
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.neighbours import Queries, check_enough
+from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.transitions import RECENT
 from recbole_ra.settings.config import RaConfig
@@ -106,7 +107,7 @@ def bank_stage(run: Run, mined: MinedPatterns, backbone: Backbone, base: Sequent
             states = encode_rows(run, base, run.splits.train)
             bank = build_bank(run, mined, base, states)
             bank.save(folder / "bank")
-            np.save(folder / "train_states.npy", states.numpy())
+            write_array(folder / "train_states.npy", states.numpy())
             run.finish(artifact)
     run.took("bank", started)
     run.say(f"bank: {len(bank)} memories ({config.bank.memory_source}, {config.bank.index_type})")
@@ -202,7 +203,12 @@ def check_bank_size(run: Run, mined: MinedPatterns) -> None:
     if source != "patterns":
         original = run.config.bank.memory_data == "original"
         memories += len(run.train_rows if original else regenerated_of(run).distinct_rows)
-    check_enough(run.config.raft.n_neighbors, memories, source)
+    n_neighbors = run.config.raft.n_neighbors
+    if n_neighbors > memories:
+        raise SettingsError(
+            f"n_neighbors={n_neighbors} but the memory bank holds only {memories} memories "
+            f"(memory_source={source}); lower n_neighbors"
+        )
     if run.config.bank.index_type == "IVFFlat":
         check_lists(run.config.bank.nlist, memories)
 

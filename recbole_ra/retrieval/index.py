@@ -168,7 +168,7 @@ class Index:
         if self.kind == "Torch":
             write_arrays(path, keys=self._searcher.keys.cpu().numpy())
         else:
-            faiss.write_index(self._searcher, str(path))
+            _write(self._searcher, path)
 
     @classmethod
     def load(cls, kind: str, dimension: int, path: Path, *, device: torch.device | str = "cpu") -> Index:
@@ -178,8 +178,8 @@ class Index:
             "delete the artifact that holds it and run again"
         )
         try:
-            searcher = TorchFlatIP.read(path, device) if kind == "Torch" else faiss.read_index(str(path))
-        except (RuntimeError, MemoryError) as error:
+            searcher = TorchFlatIP.read(path, device) if kind == "Torch" else _read(path)
+        except (RuntimeError, MemoryError, OSError) as error:
             raise damaged from error
         expected = (_TYPES.get(kind), faiss.METRIC_INNER_PRODUCT, dimension)
         if (type(searcher), searcher.metric_type, searcher.d) != expected:
@@ -187,6 +187,32 @@ class Index:
         index = cls(kind, dimension, device=device if kind == "Torch" else "cpu")
         index._searcher = searcher
         return index
+
+
+def _write(searcher: Any, path: Path) -> None:
+    """Write an index of faiss through Python, which says why a disk refuses and knows every file name."""
+    refused: list[OSError] = []
+
+    def write(content: bytes) -> int:
+        try:
+            return file.write(content)
+        except OSError as error:
+            refused.append(error)
+            raise
+
+    with open(path, "wb") as file:
+        try:
+            faiss.write_index(searcher, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # no stub
+        except RuntimeError:
+            if refused:
+                raise refused[0] from None
+            raise
+
+
+def _read(path: Path) -> Any:
+    """Read an index of faiss; raises RuntimeError or OSError if the file holds none."""
+    with open(path, "rb") as file:
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]  # no stub
 
 
 def check_lists(nlist: int, n_memories: int) -> None:

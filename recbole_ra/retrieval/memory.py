@@ -144,6 +144,7 @@ class MemoryBank:
         if removed:
             for name in _DTYPES:
                 setattr(self, name, np.ascontiguousarray(getattr(self, name)[kept]))
+            self._room.clear()  # which holds the erased ones
             self.index.replace(self.keys)
         return removed
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_ra.core.errors import DataError, SettingsError
+from recbole_ra.core.errors import DataError
 from recbole_ra.data.table import IntArray, Prefixes
 from recbole_ra.retrieval.eligibility import eligible
 from recbole_ra.retrieval.index import FloatArray, normalise
@@ -73,23 +73,13 @@ class Queries:
         return cls(prefixes.users, prefixes.position, known)
 
 
-def check_enough(n_neighbors: int, n_memories: int, source: str = "") -> None:
-    """Raise SettingsError if more neighbours are asked for than there are memories."""
-    if n_neighbors > n_memories:
-        where = f" (memory_source={source})" if source else ""
-        raise SettingsError(
-            f"n_neighbors={n_neighbors} but the memory bank holds only {n_memories} memories{where}; "
-            "lower n_neighbors"
-        )
-
-
 def find_neighbours(
     bank: MemoryBank, states: NDArray[np.floating[Any]], queries: Queries, *, k: int, scope: str
 ) -> Neighbours:
     """Find the ``k`` most similar memories that each query may see.
 
-    With an exact index these are the best of all eligible memories. With an approximate one a row
-    can also stay short because the lists that the index visits hold no more.
+    With an exact index these are the best of all eligible memories; where there are fewer, a row stays
+    short. With an approximate one also because the lists that the index visits hold no more.
 
     Parameters
     ----------
@@ -105,11 +95,10 @@ def find_neighbours(
     Raises
     ------
     SettingsError
-        If ``k`` is beyond the bank, or the scope is unknown.
+        If the scope is unknown.
     DataError
         If scope "past" is asked of queries without times.
     """
-    check_enough(k, len(bank))
     times = queries.times
     if times is None:
         if scope == "past":
@@ -130,7 +119,8 @@ def random_neighbours(
 
     Which ones follows from the query's owner and length alone, so that a query has the same in each pass.
     """
-    check_enough(k, len(bank))
+    if not len(bank):
+        return find_neighbours(bank, states, queries, k=k, scope=scope)
     mixed = queries.users[:, None] * 2_654_435_761 + queries.lengths[:, None] * 40_503 + np.arange(k) * 97
     ids = (mixed % 2_147_483_647 * 48_271 % 2_147_483_647) % len(bank)
     times = np.full(len(states), np.nan) if queries.times is None else queries.times
@@ -160,6 +150,8 @@ class _Search:
         In scope "past" an early query may see few or no memories. Over-fetching until those turn up
         would sort most of the bank for each of them, while comparing with those few is exact and quick.
         """
+        if not len(self.bank):
+            return
         rows = np.arange(len(self.states))
         if self.scope == "past":
             times = self.bank.times

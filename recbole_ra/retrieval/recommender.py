@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -97,8 +98,11 @@ class RetrievalRecommender(SequentialModel):
         """Use another bank from now on; its transitions are counted unless they are known."""
         self.bank = bank
         device = self.base.item_table.device
-        self._keys = torch.from_numpy(bank.keys).to(device)
-        self._values = torch.from_numpy(bank.values).to(device)
+        keys, values = bank.keys, bank.values
+        if not len(bank):  # a place that holds no memory looks up the first one
+            keys, values = np.zeros((1, keys.shape[1]), keys.dtype), np.zeros(1, values.dtype)
+        self._keys = torch.from_numpy(keys).to(device)
+        self._values = torch.from_numpy(values).to(device)
         if isinstance(self.mixture, TransitionMixture):
             self.mixture.transitions = transitions or Transitions(
                 bank.recent, bank.values, len(self.base.item_table)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -64,7 +65,7 @@ class Desk:
 
     def __init__(self, recommender: Recommender, journal: Journal) -> None:
         self.recommender, self.journal = recommender, journal
-        self.unsaved: OSError | RecboleRaError | None = None
+        self.unsaved: Exception | None = None
         self._save_at = CHANGES
 
     def counts(self) -> Counts:
@@ -74,7 +75,7 @@ class Desk:
         return Counts(len(self.recommender.users.known()), memories, self.journal.changes)
 
     def recommend(self, asked: Sequence[RecommendRequest]) -> list[Outcome]:
-        """Score all requests in one pass for each choice of what may be recommended."""
+        """Score all requests in one pass for each choice of what may be recommended, and how many."""
         outcomes: list[Outcome | None] = [None] * len(asked)
         groups: dict[Any, list[tuple[int, Requests, Selection]]] = {}
         for place, one in enumerate(asked):
@@ -84,23 +85,23 @@ class Desk:
                 outcomes[place] = Refusal(422, str(error))
             else:
                 whole = one.items is None and not one.exclude
-                key = (chosen.filter_seen, chosen.memories, None if whole else chosen.allowed.tobytes())
+                allowed = None if whole else chosen.allowed.tobytes()
+                key = (chosen.k, chosen.filter_seen, chosen.memories, allowed)
                 groups.setdefault(key, []).append((place, requests, chosen))
         for group in groups.values():
-            _, _, widest = max(group, key=lambda member: member[2].k)
             together = Requests.joined([requests for _, requests, _ in group])
-            table = pd.concat(self.recommender.tables(together, widest), ignore_index=True)
+            table = pd.concat(self.recommender.tables(together, group[0][2]), ignore_index=True)
             rows = _rows(table, len(together))
             start = 0
             for place, requests, chosen in group:
-                mine = [found[: chosen.k] for found in rows[start : start + len(requests)]]
+                mine = rows[start : start + len(requests)]
                 start += len(requests)
                 names = asked[place].users or (None,) * len(mine)
                 outcomes[place] = _json(
                     recommendations=[
                         {"user": name, "items": found} for name, found in zip(names, mine, strict=True)
                     ],
-                    unknown_items=requests.unknown_items,
+                    unknown_items=_unknown(requests, chosen),
                 )
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -209,7 +210,7 @@ class Desk:
         """Save what the journal holds; if that fails it stays there, and a later change tries again."""
         try:
             self.journal.compact(self.recommender)
-        except (OSError, RecboleRaError) as error:
+        except Exception as error:  # whatever it is: what was acknowledged stays so
             if self.unsaved is None:
                 say(f"recbole-ra: changes are kept in the journal, but cannot be saved: {error}")
             self.unsaved, self._save_at = error, self.journal.changes + CHANGES
@@ -235,6 +236,11 @@ def _outcome(answer: Callable[[Any], bytes], asked: Any) -> Outcome:
         return refusal
     except RequestError as error:
         return Refusal(422, str(error))
+
+
+def _unknown(requests: Requests, chosen: Selection) -> list[str]:
+    """Return every item that was skipped, once."""
+    return list(dict.fromkeys([*requests.unknown_items, *chain(*chosen.unknown_items.values())]))
 
 
 def _rows(table: pd.DataFrame, n: int) -> list[list[dict[str, Any]]]:

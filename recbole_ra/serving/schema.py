@@ -13,8 +13,10 @@ MAX_ROWS = 20_000
 Token = Annotated[str, Field(min_length=1, max_length=256)]
 Time = Annotated[float, Field(allow_inf_nan=False, description="in the unit of the data, mostly seconds")]
 K = Annotated[int, Field(ge=1, le=MAX_K, description="items for each")]
+# Of a long list the first error is enough: one for each would cost more than the answer.
 History = Annotated[
-    list[Token], Field(min_length=1, max_length=2000, description="item tokens, oldest first")
+    list[Token],
+    Field(min_length=1, max_length=2000, fail_fast=True, description="item tokens, oldest first"),
 ]
 Unknown = Annotated[
     Literal["error", "skip"], Field(description="what becomes of items that the model does not know")
@@ -30,14 +32,18 @@ class Asked(BaseModel):
 class RecommendRequest(Asked):
     """Whom to recommend for, and what may be recommended; give users or histories."""
 
-    users: list[Token] | None = Field(None, min_length=1, max_length=256, description="known users")
-    histories: list[History] | None = Field(None, min_length=1, max_length=256)
+    users: list[Token] | None = Field(
+        None, min_length=1, max_length=256, fail_fast=True, description="known users"
+    )
+    histories: list[History] | None = Field(None, min_length=1, max_length=256, fail_fast=True)
     k: K = 10
     filter_seen: bool = Field(True, description="leave out what is in the history")
     items: list[Token] | None = Field(
-        None, min_length=1, max_length=10_000, description="recommend none but these"
+        None, min_length=1, max_length=10_000, fail_fast=True, description="recommend none but these"
     )
-    exclude: list[Token] | None = Field(None, max_length=10_000, description="recommend none of these")
+    exclude: list[Token] | None = Field(
+        None, max_length=10_000, fail_fast=True, description="recommend none of these"
+    )
     memories: bool = Field(True, description="false: the backbone alone, as if nothing were remembered")
     time: Time | None = Field(None, description="when it is asked; by default now")
     on_unknown_items: Unknown = "error"
@@ -154,7 +160,7 @@ class NewEvent(Asked):
 class EventsRequest(Asked):
     """Interactions to remember."""
 
-    events: list[NewEvent] = Field(min_length=1, max_length=1000)
+    events: list[NewEvent] = Field(min_length=1, max_length=1000, fail_fast=True)
     on_unknown_items: Unknown = "skip"
 
 

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from recbole_ra.core import files
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.core.files import digest, whole_folder, write_bytes, write_json
+from recbole_ra.core.files import digest, whole_folder, write_array, write_bytes, write_json
 
 KEY = "0123456789abcdef" * 4
 
@@ -112,3 +114,22 @@ def test_digests_know_content_and_not_order() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     different = [{"a": 1}, {"a": 2}, {"a": "1"}, {"a": 1.5}, {"a": [1]}, {"a": None}, {}, []]
     assert len({digest(content) for content in different}) == len(different)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_that_numpy_meets_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "_sibling", lambda path, suffix: tmp_path / "full")
+    with pytest.raises(RecboleRaError, match=r"states\.npy: no space left"):
+        write_array(tmp_path / "states.npy", np.zeros(100_000))
+    assert not (tmp_path / "states.npy").exists()
+
+
+def test_what_was_replaced_and_stays_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asked for it to be erased, perhaps."""
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "users").write_text("ada")
+    monkeypatch.setattr(files, "remove", lambda path: None)
+    refused = pytest.raises(RecboleRaError, match=r"model\.\d+\.old: holds what was there before")
+    with refused, whole_folder(tmp_path / "model") as folder:
+        (folder / "users").write_text("")

@@ -103,6 +103,24 @@ def test_explain_shows_the_memories(run: Path, said: Said) -> None:
     assert said("explain", "--user=u1", "--owners")[0] == 0
 
 
+def test_what_is_left_out_is_said(run: Path, said: Said) -> None:
+    Path("events.csv").write_text("user,item,time\nada,i1,1\nada,i2,\nbob,i3,NA\n")
+    code, out, err = said("add", "events.csv")
+    assert (code, out.split(";")[0]) == (0, "interactions: 1 new, 0 known before")
+    assert err == "events.csv: dropped 2 of 3 rows without user, item or time\n"
+    assert said("recommend", "--histories=events.csv")[2] == err
+    _, _, err = said("recommend", "--users=u1", "--exclude=I12,i3", "--items=i3,i4,zz")
+    assert err.splitlines() == [
+        "skipped in items: 'zz' is unknown to the model", "skipped in exclude: 'I12' is unknown to the model"
+    ]  # fmt: skip
+
+
+def test_a_history_may_be_longer_than_a_file_name(run: Path, said: Said) -> None:
+    long = ",".join(f"i{n % 25}" for n in range(200))
+    code, out, _ = said("recommend", f"--history={long}", "--filter_seen=false", "--k=1")
+    assert (code, out.count("│ 1 ")) == (0, 1)
+
+
 def test_added_events_stay_and_forgotten_users_go(run: Path, said: Said) -> None:
     Path("events.csv").write_text("user_id,item_id,timestamp\nnewbie,i1,5\nnewbie,i2,6\nu1,i3,1000000\n")
     assert said("add", "events.csv") == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import recbole_ra
 from recbole_ra.core.errors import CheckpointError
+from recbole_ra.inference import journal as journals
 from recbole_ra.inference.journal import JOURNAL, Change, Journal, apply_changes, read_journal
 
 NAMES = st.text(min_size=1)
@@ -167,3 +169,25 @@ def test_recommending_without_memories_is_what_explanations_say(
             table["rank"][item],
             pytest.approx(table["score"][item], abs=1e-5),
         )
+
+
+def test_a_journal_that_cannot_be_opened_again_is_by_the_next_change(
+    trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = trained("RaSASRec").load()
+    recommender.save(tmp_path / "model")
+    journal = Journal(tmp_path / "model")
+    journal.append([Change(forgotten="u1")])
+    recommender.forget("u1")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "injected")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journals, "flush_folder", refuse)
+        journal.compact(recommender)  # the save itself is done
+        with pytest.raises(OSError, match="injected"):
+            journal.append([Change(forgotten="u2")])
+    assert "u1" not in recbole_ra.load(tmp_path / "model").users
+    journal.append([Change(forgotten="u2")])
+    assert read_journal(tmp_path / "model").changes == [Change(forgotten="u2")]

@@ -151,3 +151,59 @@ def test_a_forgotten_user_is_nowhere(kind: str, recommender: recbole_ra.Recommen
         again.forget("u7")
     again.add([("u7", "i1", 1e6)])
     assert again.users.ids(["u7"])[0] > number  # a new one
+
+
+@pytest.mark.parametrize("name", ["", " lists", " past", " gate", " knn"])
+def test_everybody_may_be_forgotten_and_somebody_come(name: str, trained: Any, tmp_path: Any) -> None:
+    """With fewer memories than neighbours, and with none, the backbone answers."""
+    recommender = trained("RaSASRec" + name).load()
+    users = list(recommender.users.names[recommender.users.known()])
+    for user in users[:-1]:
+        recommender.forget(user)
+    assert len(recommender.recommend(users[-1:], k=2)) == 2
+    recommender.forget(users[-1])
+    assert len(recommender.memory.bank) == 0
+    alone = recommender.recommend(histories=[["i1", "i2"]], k=3, memories=False)
+    found = recommender.recommend(histories=[["i1", "i2"]], k=3)
+    assert list(found["item"]) == list(alone["item"])
+    recommender.save(tmp_path / "model")
+    again = recbole_ra.load(tmp_path / "model")
+    assert again.recommend(histories=[["i1", "i2"]], k=3).equals(found)
+    assert again.add([("new", "i1", 1), ("new", "i2", 2), ("new", "i5", 3)]).memories == 2
+    assert len(again.recommend(["new"], k=2)) == 2
+
+
+def test_nothing_of_who_was_forgotten_stays_in_memory(recommender: recbole_ra.Recommender) -> None:
+    recommender.add([("ada", "i1", 1), ("ada", "i2", 2), ("ada", "i3", 3)])
+    number = recommender.users.ids(["ada"])[0]
+    recommender.forget("ada")
+    bank = recommender.memory.bank
+    whole = bank.users if bank.users.base is None else bank.users.base
+    assert number not in whole
+    assert not bank._room
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (
+            pd.DataFrame({"user": "u1", "item": "i3", "timestamp": pd.to_datetime(["2024-01-01", None])}),
+            "NaT",
+        ),
+        ([("u1", "i3", 1), ("u1", "i4", 10**400)], "1000"),
+    ],
+)
+def test_a_time_that_is_none_adds_nothing(
+    events: Any, said: str, recommender: recbole_ra.Recommender
+) -> None:
+    before = len(recommender.histories.items)
+    with pytest.raises(RequestError, match=rf"timestamp {said}.* \(row 1\) is no number"):
+        recommender.add(events)
+    assert len(recommender.histories.items) == before
+
+
+def test_a_place_in_the_log_is_no_time_where_there_is_one(recommender: recbole_ra.Recommender) -> None:
+    log = {"user": "new", "item": ["i3", "i4"], "time": [9e9, 9.1e9], "position": [5, 1]}
+    recommender.add(pd.DataFrame(log))
+    assert history(recommender, "new") == ["i3", "i4"]
+    assert recommender.histories.times[-2:].tolist() == [9e9, 9.1e9]

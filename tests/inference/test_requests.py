@@ -44,6 +44,9 @@ from recbole_ra.core.errors import RecboleRaError, RequestError
         ({"users": ["u1"], "context": {"time": "noon"}}, "time must be a number"),
         ({"users": ["u1"], "context": {"time": [1, 2]}}, "one for each of the 1 requests"),
         ({"users": ["u1"], "context": {"time": np.nan}}, "not NaN"),
+        ({"users": ["u1"], "context": {"time": np.timedelta64(1, "D")}}, "time must be a number"),
+        ({"users": ["u1"], "context": {"time": {"u2": 1.0}}}, "time of 'u2' is not asked for"),
+        ({"users": ["u1"], "context": {"time": np.datetime64("NaT", "s")}}, "timestamp NaT"),
         (
             {"histories": pd.DataFrame({"who": ["a"], "what": ["i1"]})},
             "no column 'user_id'; there are who, what; rename",
@@ -115,3 +118,19 @@ def test_a_known_users_later_memories_stay_hidden_from_its_earlier_self(
     seen = recommender.explain(early, owners=True).memories
     assert user in set(seen["owner"])  # as a stranger, it meets its own training pair
     assert seen.iloc[0]["similarity"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        np.datetime64("2024-01-01"),
+        pd.to_datetime(["2024-01-01"]),
+        pd.Series(pd.to_datetime(["2024-01-01"])),
+        {"5": 1_704_067_200},
+        {5: 1_704_067_200},
+    ],
+    ids=["numpy", "index", "column", "by token", "by number"],
+)
+def test_a_time_is_read_in_seconds_whoever_it_is_of(time: Any, recommender: recbole_ra.Recommender) -> None:
+    asked = recommender.requests([5], context={"time": time})
+    assert asked.times.tolist() == [1_704_067_200]

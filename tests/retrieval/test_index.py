@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import faiss
@@ -213,3 +214,14 @@ def test_settings_are_checked() -> None:
 def test_exact_search_on_another_device_is_by_torch() -> None:
     assert Index("Flat", 8, device="meta").kind == "Torch"
     assert Index("HNSW", 8, device="meta").kind == "HNSW"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+@pytest.mark.parametrize("kind", ["Flat", "IVFFlat", "HNSW"])
+def test_a_full_disk_is_told_as_one(kind: str, tmp_path: Path) -> None:
+    index = Index(kind, 4)
+    index.add(np.random.default_rng(0).normal(size=(50, 4)))
+    (tmp_path / "index.bin").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        index.save(tmp_path / "index.bin")
+    assert caught.value.errno == errno.ENOSPC

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.retrieval import neighbours
 from recbole_ra.retrieval.index import KINDS
 from recbole_ra.retrieval.memory import MemoryBank
-from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours
+from recbole_ra.retrieval.neighbours import Neighbours, Queries, find_neighbours, random_neighbours
 
 SCOPES = ("any", "past")
 
@@ -179,13 +181,23 @@ def test_no_queries() -> None:
     assert found.ids.shape == (0, 3)
 
 
+@pytest.mark.parametrize("scope", ["any", "past"])
+@pytest.mark.parametrize("find", [find_neighbours, random_neighbours])
+def test_a_bank_may_hold_fewer_memories_than_are_asked_for(find: Any, scope: str) -> None:
+    """As users are forgotten; even none."""
+    world = World([5], 0, 0, coarse=False)
+    asked = Queries(np.full(5, 99), world.lengths, np.full(5, 1e9))
+    bank = world.bank()
+    for left in (5, 0):
+        found = find(bank, world.keys, asked, k=6, scope=scope)
+        assert found.ids.shape == (5, 6)
+        assert (found.valid.sum(1) == left).all() or find is random_neighbours
+        assert found.valid.any() == bool(left)
+        bank.remove_owner(int(bank.users[0]) if left else 0)
+
+
 def test_faults_are_named() -> None:
     world = World([5], 0, 0, coarse=False)
-    with pytest.raises(
-        SettingsError,
-        match=r"^n_neighbors=6 but the memory bank holds only 5 memories; lower n_neighbors$",
-    ):
-        world.find("Flat", 6, "any")
     with pytest.raises(SettingsError, match="memory_scope"):
         world.find("Flat", 1, "future")
     with pytest.raises(DataError, match="memory_scope=past"):

@@ -46,6 +46,7 @@ def near(found: Any, wanted: Any) -> None:
         {"histories": [["i1", "i2"], ["i5"]], "k": 25, "filter_seen": False},
         {"histories": [["i3"]], "items": ["i1", "i2", "i9"], "exclude": ["i2"]},
         {"histories": [["i3", "no such item"]], "on_unknown_items": "skip"},
+        {"histories": [["i3"]], "exclude": ["no such item"], "on_unknown_items": "skip"},
         {"histories": [["i3", "i4", "i5"]], "memories": False},
     ],
 )

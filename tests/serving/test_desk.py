@@ -78,3 +78,23 @@ def test_a_journal_that_takes_nothing_refuses(desk: Desk, monkeypatch: pytest.Mo
         assert (outcome.status, outcome.headers["Retry-After"]) == (503, "10")
     assert "ada" not in desk.recommender.users
     assert "u1" in desk.recommender.users
+
+
+def test_a_save_that_fails_in_any_way_costs_no_answer(
+    desk: Desk, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("something of a library")
+
+    monkeypatch.setattr(desk, "_save_at", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(journals, "save_recommender", fail)
+        (outcome,) = desk.remember([event(1)])
+        assert isinstance(outcome, bytes)
+        assert str(desk.unsaved) == "something of a library"
+        (outcome,) = desk.forget([ForgetRequest(user="u1")])
+        assert isinstance(outcome, Refusal)
+        assert outcome.status == 503
+    (outcome,) = desk.forget([ForgetRequest(user="u2")])
+    assert isinstance(outcome, bytes)
+    assert desk.unsaved is None
