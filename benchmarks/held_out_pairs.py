@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("--dataset", default="amazon-beauty")
     given = parser.parse_args()
     settings = {"data_path": given.data_path, "show_progress": False, "state": "ERROR"}
+    settings["regenerate"] = str(given.folder)
     config = RaConfig("SASRec", given.dataset, overrides=settings)
     run = Run(config, Splits.load(config), ArtifactStore(Path("saved")), print)
     data, held_out = read_regenerated(run, given.folder), validation_pairs(run)
     part = run.training_part.sequences
     known, n_items = np.unique(transitions(part)), part.n_items
     for origin in Origin:
-        distinct = np.unique(transitions(data.keep([origin]).table))
+        distinct = np.unique(transitions(data.keep([origin.name.lower()]).table))
         new = distinct[~np.isin(distinct, known)]
         shuffled = np.unique(new // n_items * n_items + np.random.default_rng(0).permutation(new % n_items))
         shuffled = shuffled[~np.isin(shuffled, known)]

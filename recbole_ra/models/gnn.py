@@ -99,10 +99,11 @@ class GNN(GrowingBuffers, SASRec):
             return self._known[1]
         adjacency = self._adjacency()
         table = layer = own
-        for _ in range(self.layers):
-            layer = _Propagation.apply(adjacency, layer)  # type: ignore[no-untyped-call]
-            table = table + layer
-        table = table / (self.layers + 1)
+        with torch.autocast(own.device.type, enabled=False):  # sparse products are of single precision
+            for _ in range(self.layers):
+                layer = _Propagation.apply(adjacency, layer)  # type: ignore[no-untyped-call]
+                table = table + layer
+            table = table / (self.layers + 1)
         self._known = None if follows else (version, table)
         return table
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recbole_ra.core import console
-from recbole_ra.core.errors import DataError, SettingsError, explain_memory_errors
+from recbole_ra.core.errors import CheckpointError, DataError, SettingsError, explain_memory_errors
 from recbole_ra.core.files import copy_folder, make_folder
 from recbole_ra.core.store import ArtifactStore
 from recbole_ra.core.workers import Workers
@@ -102,6 +102,9 @@ def run(
         raise DataError(
             f"data set '{config.dataset}': no training rows are left; loosen the filters or the split"
         )
+    for file in () if start_from is None else (start_from, start_from.with_name("best.pt")):
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such checkpoint; start_from names the last.pt of a training")
     state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch, start_from)
     state.took("data", started)
     table = splits.whole.table

@@ -37,8 +37,9 @@ def trust_facts(rows: Prefixes, trust: Trust, vocabulary: Sequence[str]) -> dict
     -------
     dict
         ``moves``: steps in which the weights were learned (:class:`~recbole_ra.training.run.Trust`).
-        ``origins``: origin -> targets, mean weight and its deciles. ``most`` and ``least``: rows that are not
-        original, by the mean weight of their targets, each with ``items``, ``origin`` and ``weight``.
+        ``origins``: origin -> targets, mean weight and its deciles. ``most`` and ``least``: rows that are
+        weighed and not original, by the mean weight of their targets, each with ``items``, ``origin`` and
+        ``weight``.
     """
     table = rows.table
     origin = pd.Series([Origin(one).name.lower() for one in table.origin])
@@ -52,7 +53,12 @@ def trust_facts(rows: Prefixes, trust: Trust, vocabulary: Sequence[str]) -> dict
         }
         for name, part in frame.groupby("origin")["weight"]
     }
-    made = frame[frame["origin"] != "original"].groupby("sequence")["weight"].mean().sort_values()
+    made = (
+        frame[frame["origin"].isin({*trust.origins} - {"original"})]
+        .groupby("sequence")["weight"]
+        .mean()
+        .sort_values()
+    )
 
     def shown(part: pd.Series) -> list[dict[str, Any]]:
         return [
@@ -75,14 +81,16 @@ def save_trust(
     rows: Prefixes, weights: NDArray[np.float32], facts: dict[str, Any], folder: Path, title: str
 ) -> None:
     """Write the weights as ``personalisation.txt`` and as a histogram by origin, ``personalisation.png``."""
-    table = Table("origin", "targets", "mean weight", "items")
+    table = Table("", "origin", "targets", "mean weight", "items")
     if facts["moves"] is not None:
         table.caption = f"weights learned in {facts['moves']} steps"
     for name, about in facts["origins"].items():
-        table.add_row(name, str(about["targets"]), f"{about['mean']:.4f}", "")
+        table.add_row("all", name, str(about["targets"]), f"{about['mean']:.4f}", "")
     for kind in ("most", "least"):
         for row in facts[kind]:
-            table.add_row(f"{kind} trusted", row["origin"], f"{row['weight']:.4f}", " → ".join(row["items"]))
+            table.add_row(
+                f"{kind} trusted", row["origin"], "", f"{row['weight']:.4f}", " → ".join(row["items"])
+            )
     write_bytes(folder / "personalisation.txt", render(table).encode())
     of_target = rows.table.origin[rows.sequence]
     with png_figure(folder / "personalisation.png", 6.4, 4.0, title) as figure:

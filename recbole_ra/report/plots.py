@@ -61,6 +61,7 @@ def learning_curve(
     history : sequence of mappings
         One entry an epoch: ``loss``, the metric where it was computed, ``epoch`` (by default
         counted from 0 within the stage) and ``stage``; one panel a stage, in order of appearance.
+        Entries that have a ``ridge``, λ, are drawn by it.
     path : Path
         As :func:`png_figure` takes it.
     metric : str
@@ -86,7 +87,7 @@ def learning_curve(
             f"{path}: metric '{metric}' is in no epoch; there are {', '.join(known)}{nearest(metric, known)}"
         )
     shown = [metric, *(other for other in (besides or []) if other in epochs and other != metric)]
-    epochs = epochs.reindex(columns=["stage", "epoch", "loss", *shown]).fillna({"stage": ""})
+    epochs = epochs.reindex(columns=["stage", "epoch", "loss", "ridge", *shown]).fillna({"stage": ""})
     stages = epochs.groupby("stage", sort=False)
     epochs["epoch"] = epochs["epoch"].fillna(stages.cumcount())
     if not isinstance(best_epoch, Mapping):
@@ -118,8 +119,14 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
         axes.tick_params(axis="y", colors=colour, length=0)
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.margins(y=0.1)
-    left.set_xlabel("epoch")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    what, place = "epoch", str(best)
+    if epochs["ridge"].notna().all():
+        ridges = [f"{ridge:g}" for ridge in epochs["ridge"]]
+        what, place = "λ", dict(zip(epochs["epoch"], ridges, strict=True)).get(best, place)
+        left.set_xticks(epochs["epoch"], ridges)
+    else:
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    left.set_xlabel(what)
     if epochs["epoch"].nunique() == 1:  # else the axis would be cut into hundredths of an epoch
         left.set_xlim(epochs["epoch"].iloc[0] - 1, epochs["epoch"].iloc[0] + 1)
     left.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -128,7 +135,7 @@ def _draw_stage(left: Axes, epochs: pd.DataFrame, metrics: Sequence[str], best: 
     if best is not None and len(marked):
         value = marked.iloc[0]
         right.axvline(best, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        label = f"best epoch {best}" + (f" ({value:.4f})" if np.isfinite(value) else "")
+        label = f"best {what} {place}" + (f" ({value:.4f})" if np.isfinite(value) else "")
         lines += right.plot([best], [value], "o", color=_METRIC, mec="white", ms=9, label=label)
     below = (0.5, -0.16)
     left.legend(handles=lines, loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
@@ -176,14 +183,14 @@ def weight_curve(
 
 
 def gains_by_group(
-    groups: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *, metric: str, title: str
+    groups: Mapping[str, Mapping[str, Mapping[str, float | None]]], path: Path, *, metric: str, title: str
 ) -> None:
     """Draw the mean gain of each group of rows with its standard error, as a PNG.
 
     Parameters
     ----------
     groups : mapping
-        What rows are grouped by -> group -> ``rows``, ``gain`` and ``error``.
+        What rows are grouped by -> group -> ``rows``, ``gain`` and ``error``, None where there is none.
     path : Path
         As :func:`png_figure` takes it.
     metric, title : str
@@ -194,7 +201,7 @@ def gains_by_group(
             labels = [f"{group} ({int(part['rows']):,})" for group, part in parts.items()]
             gain, error = (
                 [part["gain"] for part in parts.values()],
-                [part["error"] for part in parts.values()],
+                [np.nan if part["error"] is None else part["error"] for part in parts.values()],
             )
             axes.barh(labels, gain, xerr=error, color=_LOSS, height=0.6, ecolor=_GREY)
             axes.axvline(0, color=_GREY, linewidth=1)

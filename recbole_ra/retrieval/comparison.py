@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,14 +45,18 @@ def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found
     return pd.DataFrame(
         {
             "popularity of the target": _by_size(popularity.astype(float), "{:.0f}"),
-            "length of the history": pd.cut(
-                rows.position, LENGTHS, labels=[f"above {low:g}" for low in LENGTHS[:-1]]
-            ),
+            "length of the history": pd.cut(rows.position, LENGTHS, labels=_names_of(LENGTHS)),
             "similarity of the nearest memory": _by_size(np.concatenate(nearest), "{:.2f}"),
             "target among what memories brought": np.where(hits, "yes", "no"),
         },
         index=rows.sequence,
     )
+
+
+def _names_of(bounds: Sequence[float]) -> list[str]:
+    """Name the groups between bounds of whole numbers, the last of which is infinite."""
+    names = [f"{low + 1:g} to {high:g}" for low, high in itertools.pairwise(bounds)]
+    return [*names[:-1], f"above {bounds[-2]:g}"]
 
 
 def _by_size(values: NDArray[np.floating[Any]], text: str) -> pd.Categorical:
@@ -98,7 +104,7 @@ def compare(
         found[protocol] = {
             "metric": metric,
             **summary,
-            "p_value": _p_value(summary["gain"], summary["error"], n_users) if differs else 1.0,
+            "p_value": _p_value(summary, n_users) if differs else 1.0,
             "helped": float((gains["gain"] > 0).mean()),
             "harmed": float((gains["gain"] < 0).mean()),
             "groups": groups,
@@ -106,10 +112,12 @@ def compare(
     return found
 
 
-def _summary(gains: pd.DataFrame) -> dict[str, float]:
+def _summary(gains: pd.DataFrame) -> dict[str, Any]:
+    """Return means and standard error; None of one user, which has none."""
     error = error_over_users(gains["gain"].to_numpy(), gains.index.to_numpy())
-    return {"rows": len(gains), **gains.mean().to_dict(), "error": error if math.isfinite(error) else 0.0}
+    return {"rows": len(gains), **gains.mean().to_dict(), "error": error if math.isfinite(error) else None}
 
 
-def _p_value(gain: float, error: float, n_users: int) -> float:
-    return float(2 * stats.t.sf(abs(gain) / error, n_users - 1)) if error else 0.0
+def _p_value(summary: Mapping[str, Any], n_users: int) -> float:
+    error = summary["error"]
+    return float(2 * stats.t.sf(abs(summary["gain"]) / error, n_users - 1)) if error else 0.0

@@ -44,7 +44,14 @@ from recbole_ra.settings.files import (
     read_yaml,
     split_plus,
 )
-from recbole_ra.settings.recbole import CATEGORIES, RECBOLE, TRAINED, larger_is_better, recbole_problems
+from recbole_ra.settings.recbole import (
+    CATEGORIES,
+    IGNORED,
+    RECBOLE,
+    TRAINED,
+    larger_is_better,
+    recbole_problems,
+)
 from recbole_ra.settings.stages import stages_before
 
 
@@ -298,10 +305,34 @@ class RaConfig(Config):
         }
         if self.uses_retrieval and "fusion" not in searched:
             idle |= names & self.raft.unread
-        if self.backbone in CLOSED_FORM:
-            training = {*self.parameters["Training"], "loss_type", *vars(self.feed), *vars(self.optim)}
-            idle |= names & training
+        idle |= names & self._unread(searched)
         return sorted(idle)
+
+    def _unread(self, searched: Collection[str]) -> set[str]:
+        """Return settings that nothing reads as others are; of what is searched nothing follows."""
+        training = {*self.parameters["Training"], "loss_type", *vars(self.feed), *vars(self.optim)}
+        unread = {"metric_decimal_place"}  # metrics are compared as they are
+        if self.backbone in CLOSED_FORM:
+            unread |= training
+        if self.only_regenerates:
+            unread |= training - {"learner", "clip_grad_norm"} | {"valid_metric"}
+        if self.backbone not in BACKBONES:
+            unread |= {*vars(self.feed)}
+        elif not BACKBONES[self.backbone].causal:
+            unread.add("targets_per_pass")
+        regeneration, personalisation = self.regeneration, self.personalisation
+        plain = personalisation.personalize == "none" and regeneration.regenerate != "auto"
+        weighs = {*vars(personalisation)} - {"personalize"}
+        for condition, holds, settings in (
+            ("personalize", plain, weighs),
+            ("index_type", self.bank.index_type != "IVFFlat", {"nlist", "nprobe"}),
+            ("diversity", not regeneration.diversity, {"n_latents", "balance_weight"}),
+            ("variant", regeneration.variant == "released", {"gamma"}),
+            ("loss_type", self["loss_type"] == "CE", {"n_negatives"}),
+        ):
+            if holds and condition not in searched:
+                unread |= settings
+        return unread
 
     @property
     def chosen_weights(self) -> tuple[str, ...]:
@@ -337,6 +368,7 @@ class RaConfig(Config):
         data_path = final["data_path"]
         super()._set_default_parameters()
         final["valid_metric_bigger"] = larger_is_better(final["valid_metric"])
+        final["metric_decimal_place"] = 17  # in full: what is rounded would select another epoch
         if self.dataset == "ml-100k" and "data_path" in self._user_keys:
             if not os.path.isdir(data_path):
                 raise SettingsError(
@@ -362,7 +394,11 @@ class RaConfig(Config):
     def _check(self, problems: list[str]) -> None:
         final = self.final_config_dict
         for key in sorted(self._user_keys - self.known):
-            hint = "; use_gpu and gpu_id choose it" if key == "device" else nearest(key, self.known)
+            hint = (
+                "; use_gpu and gpu_id choose it"
+                if key == "device"
+                else nearest(key, self.known - {*IGNORED} | {"config_files"})
+            )
             problems.append(f"unknown setting {key!r} (value {self.chosen[key]!r}){hint}")
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - self.own.keys()):
             if problem not in problems:

@@ -139,11 +139,17 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
             yield f"{what} but nothing is regenerated; add --regenerate=dr4sr"
         if config.backbone not in BACKBONES:
             yield f"{what} is for {_ours(config)}"
-    if said["position_offset"] and getattr(config.architecture, "positions", "start") == "end":
+    positions = getattr(config.architecture, "positions", None)
+    if said["position_offset"] and positions == "end":
         yield (
             "position_offset='random': positions=end counts from the last item, which is the same place in a "
             "row of any length; use positions=start"
         )
+    elif said["position_offset"] and positions is None and config.backbone in BACKBONES:
+        yield f"position_offset='random': {config.backbone} counts no positions; leave it out"
+    sampling = config["train_neg_sample_args"]
+    if config.run.workers > 1 and isinstance(sampling, dict) and sampling.get("dynamic"):
+        yield f"train_neg_sample_args: dynamic negatives and workers={config.run.workers}: use one worker"
     for key in ("row_weight", "regenerate_epochs"):
         what = f"{key}={config[key]!r}"
         if said[key] and config.run.workers > 1:
@@ -164,6 +170,15 @@ def _of_parts(config: RaConfig) -> Iterator[str]:
             yield f"{said} but nothing is regenerated; add --regenerate=dr4sr"
         elif regeneration.regenerate == "auto" and "original" not in wanted:
             yield f"{said}: regenerate=auto may choose the originals; let it hold original"
+        elif (
+            regeneration.regenerate == "auto"
+            and "pattern" in regeneration.origins
+            and not {*wanted} & {*regeneration.origins} - {"regenerated"}
+        ):
+            yield (
+                f"{said}: regenerate=auto tries patterns, too, and none of them is in "
+                f"regenerate_origins={regeneration.regenerate_origins!r} then; let it hold pattern"
+            )
         elif not {*wanted} & {*regeneration.origins}:
             yield f"{said}: none of them is in regenerate_origins={regeneration.regenerate_origins!r}"
         if key == "contrast_origins" and config["lmd"] == 0:

@@ -49,13 +49,17 @@ YamlLoader.add_implicit_resolver(
 )
 
 
+DAMAGED = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError)
+"""What PyYAML raises for text that is none of its own: 2020-13-45, ``!!timestamp x``, ``!!map [1]``."""
+
+
 def parse_value(text: str) -> Any:
     """Read one command-line value as YAML (never as code); ``None`` and Python literals work too."""
     if text in ("None", "~", ""):
         return None
     try:
         return yaml.load(text.replace("\t", "\\t"), Loader=YamlLoader)
-    except (yaml.YAMLError, ValueError, AttributeError):  # the latter two: 2020-13-45, !!int x, !!timestamp x
+    except DAMAGED:
         return text
     except RecursionError as error:
         raise SettingsError(f"{text[:40]}…: is nested too deep to be read as a value") from error
@@ -85,7 +89,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); check --config_files") from error
     except RecursionError as error:
         raise SettingsError(f"{path}: is nested too deep; write one 'key: value' a line") from error
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
+    except DAMAGED as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         if isinstance(error, yaml.constructor.ConstructorError) and "given twice" in str(error.problem):

@@ -93,10 +93,11 @@ RECBOLE = {
             _setting(name, expert=True)
             for name in (
                 "worker log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
-                "dataloaders_save_path metric_decimal_place loss_decimal_place local_rank nproc "
+                "dataloaders_save_path metric_decimal_place local_rank nproc "
                 "world_size offset ip port"
             ).split()
         ),
+        _setting("loss_decimal_place", "digits of the loss in RecBole's log", int, low=0, expert=True),
         # Read by RecBole although no default file or argument list of its names them.
         *(
             _setting(name, shapes=TRAINED, expert=True)
@@ -130,6 +131,8 @@ IGNORED = {
     "world_size": ": --workers trains in several processes",
     "save_dataset": ": the data set is read anew",
     "save_dataloaders": ": batches are made anew",
+    "config_file": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
+    "config_files": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
 }
 WITHOUT_CUT = ("gauc",)
 """Ranking metrics that RecBole reports without ``@k``."""
@@ -167,6 +170,8 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
         yield f"clip_grad_norm={clip!r} must be a mapping such as {{max_norm: 5}}"
     elif clip is not None and not (_is_number(clip["max_norm"]) and clip["max_norm"] > 0):
         yield f"clip_grad_norm={clip!r}: max_norm must be a number above 0"
+    elif clip is not None and not _is_number(clip.get("norm_type", 2)):
+        yield f"clip_grad_norm={clip!r}: norm_type must be a number"
     cuts = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
     if not cuts or not all(isinstance(cut, int) and cut is not True and 0 < cut < 2**31 for cut in cuts):
         yield f"topk={final['topk']!r} must be whole numbers from 1, such as [5, 10]"

@@ -59,7 +59,7 @@ def backbone_stage(run: Run) -> Backbone:
     """Train the backbone on the original or the regenerated training split, or reuse or load one."""
     config, started = run.config, perf_counter()
     seed_everything(config)
-    base = build_base(config, run.splits)
+    base = build_base(config, run.splits, run.training)
     if config.uses_retrieval and base.own is None:
         with torch.random.fork_rng():
             # Refuse now what could not be augmented after training.
@@ -145,7 +145,7 @@ def train_part(
     if (folder / TRAINING_ROWS).exists():
         run.regenerated = RegeneratedDataset(splits.train, SequenceTable.load(folder / TRAINING_ROWS))
     seed_everything(config)
-    base = build_base(config, splits)
+    base = build_base(config, splits, run.training)
     base.see(run.training_sequences)
     rank, world = dist.get_rank(), dist.get_world_size()
     trainer = build_trainer(

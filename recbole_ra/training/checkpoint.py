@@ -55,11 +55,12 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Continue every global generator where :func:`random_state` saw it."""
     torch.set_rng_state(state["torch"].cpu())
     keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     version, numbers, following = state["python"]
     random.setstate((version, tuple(numbers), following))
     if "accelerators" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["accelerators"]])
+        for number, part in zip(range(torch.cuda.device_count()), state["accelerators"], strict=False):
+            torch.cuda.set_rng_state(part.cpu(), number)
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -82,13 +83,14 @@ def check_entries(path: Path, content: Any, entries: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{path}: its entry '{name}' is missing or garbled; train the model again")
 
 
-def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str]) -> dict[str, Any]:
-    """Load a checkpoint that must belong to the same model and item vocabulary.
+def load_checkpoint(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
+    """Load a checkpoint that must belong to the same model and item vocabulary, to the CPU.
+
+    Models, optimisers and generators move what they take over to where they need it.
 
     Parameters
     ----------
     path : Path
-    device : torch.device
     identity : mapping
         What the caller is: ``model`` and ``vocabulary`` (digest of the item tokens).
 
@@ -98,7 +100,7 @@ def load_checkpoint(path: Path, device: torch.device, identity: Mapping[str, str
         If the file is missing, truncated, or of another model or vocabulary.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ValueError … on damage

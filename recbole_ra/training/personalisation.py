@@ -170,8 +170,9 @@ def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> Trust:
         found[batch.rows.numpy()] = backbone.personalizer(backbone.trained_states(moved)).cpu().numpy()
     settings = run.config.personalisation
     found[~is_weighed(settings, batches.prefixes)] = 1.0
+    origins = tuple(settings.weighed_origins)
     if settings.personalize != "bilevel":
-        return Trust(found, None)
+        return Trust(found, origins, None)
     moves = int(backbone.personalizer.moves)
     if not moves:
         run.say(
@@ -179,4 +180,4 @@ def trust(run: Run, backbone: Backbone, batches: SequenceBatches) -> Trust:
             f"(personalize_warmup={settings.personalize_warmup} epochs, then one step in "
             f"personalize_interval={settings.personalize_interval}); lower these, or train longer"
         )
-    return Trust(found, moves)
+    return Trust(found, origins, moves)

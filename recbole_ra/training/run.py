@@ -55,12 +55,15 @@ class Trust:
     ----------
     weights : float32 array, shape [rows]
         Of each training row; 1 where it is not weighed.
+    origins : tuple of str
+        Those whose rows are weighed.
     moves : int or None
         Steps in which the weights were learned, up to the selected epoch; None if they were learned in every
         step.
     """
 
     weights: NDArray[np.float32]
+    origins: tuple[str, ...]
     moves: int | None
 
 
@@ -183,7 +186,7 @@ class Run:
             If it cannot be read, is of another model or vocabulary, was built with other settings, or was
             trained on other rows than train here: it may have seen what is held out.
         """
-        content = load_checkpoint(path, self.config.torch_device, identity)
+        content = load_checkpoint(path, identity)
         found = content["identity"]
         if found.get("training_part") != self.training_part.digest:
             raise CheckpointError(

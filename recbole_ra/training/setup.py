@@ -12,7 +12,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import get_model, init_seed
 
 from recbole_ra.core.errors import SettingsError
-from recbole_ra.data.dataset import Fields, Splits
+from recbole_ra.data.dataset import CompactDataset, Fields, Splits
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.models.backbone import Backbone
 from recbole_ra.models.recbole_models import RecBoleRecommender
@@ -64,8 +64,15 @@ class Base:
         return RecBoleRecommender(self.trained, splits.whole.item_num, fields, splits.train[rows].to(device))
 
 
-def build_base(config: RaConfig, splits: Splits) -> Base:
+def build_base(config: RaConfig, splits: Splits, training: CompactDataset | None = None) -> Base:
     """Construct the backbone that the settings name.
+
+    Parameters
+    ----------
+    config : RaConfig
+    splits : Splits
+    training : CompactDataset, optional
+        What it will be trained on; by default the training split.
 
     Raises
     ------
@@ -90,7 +97,8 @@ def build_base(config: RaConfig, splits: Splits) -> Base:
         return Base(solved.to(config.torch_device), None)
     train = splits.train
     if config.backbone in READS_EXPANDED_ROWS:
-        train = train.copy(train[np.arange(len(train))])
+        read = train if training is None else training
+        train = read.copy(read[np.arange(len(read))])
     try:
         construct_transform(config)  # writes names of masked or reversed columns that the model then reads
         model = get_model(config.backbone)(config, train)
@@ -126,6 +134,8 @@ def stage_config(config: RaConfig, stage: str) -> RaConfig:
         if not config.only_regenerates:  # model DR4SR is optimised as its settings say
             own.final_config_dict.update(OPTIMISER)
         own.final_config_dict.update(
+            enable_amp=False,
+            enable_scaler=False,
             epochs=config.regeneration.regenerator_epochs,
             learning_rate=config.regeneration.regenerator_learning_rate,
             weight_decay=0.0,

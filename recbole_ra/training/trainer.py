@@ -266,7 +266,7 @@ class RaTrainer(Trainer):
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Continue from a checkpoint as if there had been no break, at the learning rate that is set now."""
-        content = load_checkpoint(Path(resume_file), self.device, self.identity)
+        content = load_checkpoint(Path(resume_file), self.identity)
         if "random_states" not in content:
             raise CheckpointError(
                 f"{resume_file}: no training can go on from it, it is finished or of an earlier version; "
@@ -300,7 +300,7 @@ class RaTrainer(Trainer):
     def load_best(self) -> None:
         """Put the selected weights into the model."""
         path = Path(self.saved_model_file)
-        load_weights(self.model, load_checkpoint(path, self.device, self.identity)["state_dict"], path)
+        load_weights(self.model, load_checkpoint(path, self.identity)["state_dict"], path)
 
     @torch.no_grad()
     def rank(self, eval_data: Any, show_progress: bool = False) -> RankingEvaluator:

@@ -142,6 +142,10 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
         problems.append(f"export_dir={config.run.export_dir!r}: trials export nothing; leave it out")
     if options.gpus_per_trial > 0 and config["use_gpu"] is False:
         problems.append(f"gpus_per_trial={options.gpus_per_trial:g} but use_gpu=false; keep one")
+    if options.scheduler == "pbt" and config.regeneration.regenerate == "auto":
+        problems.append(
+            "scheduler=pbt: with regenerate=auto no trial goes on from another one; name the data"
+        )
     if options.scheduler == "pbt":
         stuck = [name for name in space.names if not _may_change(name, config)]
         if stuck:

@@ -73,8 +73,9 @@ def _figures(trials: Sequence[Trial], best: Trial, metric: str, *, bigger: bool)
     frame = pd.DataFrame([{**trial.parameters, metric: trial.best} for trial in drawn.values()], list(drawn))
     names = [str(name) for name in frame.columns[:-1]]
     for name in names:
-        if not all(isinstance(value, Real) and not isinstance(value, bool) for value in frame[name]):
-            frame[name] = [str(value).replace("$", r"\$") for value in frame[name]]
+        values = [trial.parameters[name] for trial in drawn.values()]
+        if not all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
+            frame[name] = [str(value).replace("$", r"\$") for value in values]
     varied = [name for name in names if frame[name].nunique() > 1]
     shown = varied or names
     study = _study(frame, len(trials), bigger=bigger)

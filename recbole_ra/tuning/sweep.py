@@ -83,10 +83,10 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
             trials = progress.records()
             if trials:
                 write_trials(trials, sweep.folder / "trials.csv", sweep.metric)
-                drawn = draw_sweep(trials, sweep.folder, sweep.metric, bigger=sweep.bigger)
-                say(f"{'trials, pictures, best.yaml' if drawn else 'trials'}: {sweep.folder}")
                 save_best(sweep, trials)
                 show(render(progress.table(), width=TABLE_WIDTH))
+                drawn = draw_sweep(trials, sweep.folder, sweep.metric, bigger=sweep.bigger)
+                say(f"{'trials, pictures, best.yaml' if drawn else 'trials'}: {sweep.folder}")
     return trials
 
 
@@ -134,8 +134,8 @@ def scheduler(sweep: Sweep) -> schedulers.TrialScheduler:
     """Build what ends trials early; an iteration of Ray's is an evaluated epoch."""
     kind, grace = sweep.options.scheduler, sweep.grace
     if kind == "asha":
-        # One more than there are: a trial that is not ended early comes to its own end.
-        most, factor = sweep.longest + 1, sweep.options.reduction_factor
+        # More than there are with the report of the end: a trial that is not ended early comes to its own.
+        most, factor = sweep.longest + 2, sweep.options.reduction_factor
         return schedulers.ASHAScheduler(max_t=most, grace_period=grace, reduction_factor=factor)
     if kind == "median":
         return schedulers.MedianStoppingRule(time_attr="training_iteration", grace_period=grace)

@@ -12,6 +12,8 @@ from ray import tune
 
 from recbole_ra.core.files import digest_bytes, write_bytes
 from recbole_ra.retrieval.finetuning import RAFT
+from recbole_ra.settings.recbole import split_metric
+from recbole_ra.training.evaluation import PROTOCOLS
 from recbole_ra.training.trainer import CHECKPOINT
 from recbole_ra.tuning.cluster import gpu_settings
 from recbole_ra.tuning.options import Sweep
@@ -46,16 +48,19 @@ def train_trial(chosen: dict[str, Any], sweep: Sweep, uses_gpu: bool) -> None:
         "show_progress": True,  # a line an epoch in the log; bars need a terminal
     }
     start = _keep_start(folder)
+    reporter = Reporter(sweep, continues=start is not None)
     with open(folder / "log.txt", "a", encoding="utf-8", buffering=1) as log:
-        run(
+        result = run(
             sweep.config.model,
             sweep.config.dataset,
             **settings,
             evaluate_test=False,
             start_from=start,
-            on_epoch=Reporter(sweep, continues=start is not None),
+            on_epoch=reporter,
             say=lambda line: print(line, file=log),
         )
+    if sweep.config.uses_retrieval and sweep.options.scheduler != "pbt":
+        reporter.finish(result.valid)
 
 
 def _keep_start(folder: Path) -> Path | None:
@@ -96,6 +101,7 @@ class Reporter:
         self.best: float | None = None
         self.best_epoch = 0
         self.epochs = 0
+        self.last: dict[str, Any] = {}
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Report an epoch; the metric is the best value so far, since that is what training selects.
@@ -109,7 +115,7 @@ class Reporter:
             self.best, self.best_epoch = value, int(entry["epoch"])
         if self.continues and CHECKPOINT not in entry:
             return
-        metrics = {
+        metrics = self.last = {
             BEST: self.best,
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
@@ -124,3 +130,10 @@ class Reporter:
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
         else:
             tune.report(metrics)
+
+    def finish(self, valid: Mapping[str, Mapping[str, float]]) -> None:
+        """Report what the finished model reaches: weights of memories are chosen after the last epoch."""
+        protocol, metric = split_metric(self.metric)
+        reached = [valid[name][metric] for name in (PROTOCOLS if protocol == "mean" else (protocol,))]
+        value = sum(reached) / len(reached)
+        tune.report({**self.last, BEST: value, "value": value})

@@ -122,20 +122,32 @@ def test_the_original_split_is_left_alone(tiny_splits: Splits, data: Regenerated
     assert tiny_splits.train.table is table
 
 
-@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "NARM", "BERT4Rec", "NPE", "HGN"])
+@pytest.mark.parametrize("model", ["SASRec", "DuoRec", "NARM", "BERT4Rec", "NPE", "HGN", "FEARec"])
 def test_every_kind_of_model_trains_on_it(
     model: str, tiny_config: Callable[..., Any], tiny_splits: Splits, data: RegeneratedData
 ) -> None:
     config = tiny_config(model)
     splits = Splits.load(config)
-    base = build_base(config, splits)
-    base.trained.train()
     train = RegeneratedDataset(splits.train, data.table)
+    base = build_base(config, splits, train)
+    base.trained.train()
     seen = 0
     for batch in train_batches(config, splits, base.own, train):
         assert torch.isfinite(torch.as_tensor(base.trained.calculate_loss(batch))).all()
         seen += len(batch.targets) if base.own is not None else len(batch["item_id"])
     assert seen == len(train)
+
+
+def test_fearec_looks_for_equal_targets_among_the_rows_that_it_trains_on(
+    tiny_config: Callable[..., Any], data: RegeneratedData
+) -> None:
+    """A decoded row may end with an item that originals only begin with."""
+    config = tiny_config("FEARec")
+    splits = Splits.load(config)
+    train = RegeneratedDataset(splits.train, data.table)
+    known = build_base(config, splits, train).trained.same_item_index
+    assert {*known} == {*train.prefixes.targets.tolist()}
+    assert max(max(rows) for rows in known.values()) == len(train) - 1
 
 
 def test_originals_that_are_not_the_training_sequences_are_refused(

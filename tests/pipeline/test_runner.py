@@ -74,6 +74,8 @@ def test_a_stage_goes_on_from_another_one_with_other_settings(
 
     whole = run("RaSASRec", **settings, say=silent, on_epoch=keep_second_epoch)
     start = tmp_path / "second" / "last.pt"
+    with pytest.raises(CheckpointError, match=r"nowhere/last\.pt: no such checkpoint"):
+        run("RaSASRec", **settings, start_from=start.parent / "nowhere" / "last.pt", say=silent)
     same = run("RaSASRec", **settings, start_from=start, say=silent)
     assert same.reused == ["backbone", "bank"]
     assert [{**entry, "seconds": 0} for entry in same.history] == [

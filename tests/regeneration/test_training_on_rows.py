@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -38,6 +39,10 @@ def test_weights_of_rows_train_another_backbone(regenerating: dict[str, Any]) ->
             "position_offset='random' but nothing is regenerated",
         ),
         ({"position_offset": "random"}, "position_offset='random': positions=end counts from the last item"),
+        (
+            {"position_offset": "random", "model": "GRU4Rec"},
+            "position_offset='random': GRU4Rec counts no positions",
+        ),
         ({"promoter_agrees": True, "diversity": False}, "promoter_agrees=True asks the promoter"),
         ({"regenerate_epochs": 2, "workers": 2}, "regenerate_epochs=2 and workers=2: use one worker"),
         ({"min_multiplicity": 2, "regenerate": "patterns"}, "min_multiplicity=2 counts how often a row was"),
@@ -46,8 +51,12 @@ def test_weights_of_rows_train_another_backbone(regenerating: dict[str, Any]) ->
 def test_settings_of_rows_that_do_not_go_together(
     change: dict[str, Any], message: str, regenerating: dict[str, Any]
 ) -> None:
+    settings = {**regenerating, **change}
+    model = settings.pop("model", "SASRec")
+    if model == "GRU4Rec":
+        settings = {key: value for key, value in settings.items() if key not in ("n_layers", "inner_size")}
     with pytest.raises(SettingsError, match=message):
-        run("SASRec", **{**regenerating, **change}, say=silent)
+        run(model, **settings, say=silent)
 
 
 @pytest.mark.parametrize(("model", "key"), [("GNN", "graph_origins"), ("CL4SRec", "contrast_origins")])
@@ -56,6 +65,11 @@ def test_settings_of_rows_that_do_not_go_together(
     [
         ("original", {"regenerate": "none"}, "but nothing is regenerated; add --regenerate=dr4sr"),
         ("regenerated", {"regenerate": "auto"}, "regenerate=auto may choose the originals"),
+        (
+            "original+regenerated",
+            {"regenerate": "auto", "regenerate_origins": "pattern+regenerated"},
+            "regenerate=auto tries patterns, too, and none of them is in",
+        ),
         ("original", {"regenerate_origins": "pattern"}, "none of them is in regenerate_origins='pattern'"),
         (
             "regenerated",
@@ -67,7 +81,7 @@ def test_settings_of_rows_that_do_not_go_together(
 def test_a_graph_or_views_of_rows_that_do_not_train(
     model: str, key: str, origins: str, change: dict[str, Any], message: str, regenerating: dict[str, Any]
 ) -> None:
-    with pytest.raises((SettingsError, DataError), match=f"{key}='{origins}'.*{message}"):
+    with pytest.raises((SettingsError, DataError), match=f"{key}='{re.escape(origins)}'.*{message}"):
         run(model, **{**regenerating, key: origins, **change}, say=silent)
 
 

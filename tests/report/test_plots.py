@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from recbole_ra.core.errors import DataError
-from recbole_ra.report.plots import Epoch, learning_curve, png_figure, weight_curve
+from recbole_ra.report.plots import Epoch, gains_by_group, learning_curve, png_figure, weight_curve
 
 METRIC = "ndcg@10"
 HISTORY: list[Epoch] = [
@@ -43,6 +44,29 @@ def test_epochs_without_validation_and_a_single_epoch(tmp_path: Path) -> None:
     gaps: list[Epoch] = [entry if n % 3 == 0 else {"loss": 1.0} for n, entry in enumerate(HISTORY)]
     draw(tmp_path / "x.png", gaps, 1)
     draw(tmp_path / "x.png", HISTORY[:1], 0)
+
+
+def test_what_is_solved_for_several_penalties_is_drawn_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    ridges: list[Epoch] = [{**HISTORY[n], "epoch": n, "ridge": ridge} for n, ridge in enumerate((0, 1, 50))]
+    with contextlib.suppress(FileNotFoundError):  # no file was made
+        learning_curve(ridges, tmp_path / "x.png", metric=METRIC, best_epoch=2, title="x")
+    left = figures[0].axes[0]
+    assert left.get_xlabel() == "λ"
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0", "1", "50"]
+    assert [text.get_text() for text in left.get_legend().get_texts()][-1].startswith("best λ 50 ")
+
+
+def test_a_group_without_an_error_has_no_bar_of_it(tmp_path: Path) -> None:
+    group = {"rows": 1, "gain": 1.0, "error": None}
+    gains_by_group({"length": {"1 to 5": group}}, tmp_path / "x.png", metric=METRIC, title="x")
+    none = matplotlib.image.imread(tmp_path / "x.png")
+    known = {"length": {"1 to 5": {**group, "error": 0.4}}}
+    gains_by_group(known, tmp_path / "x.png", metric=METRIC, title="x")
+    assert not np.array_equal(none, matplotlib.image.imread(tmp_path / "x.png"))
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,9 @@ def test_comparison_of_two_recommenders(tiny_config: Callable[..., Any], tiny_sp
     twice = compare(before, after, facts.set_index(np.arange(n) // 4), "gauc")["unmasked"]
     assert twice["metric"] == "ndcg@10"
     assert twice["error"] == pytest.approx(0, abs=1e-12)  # of each user's four rows the same two gain
+    alone = compare(before, after, pd.DataFrame({"group": ["one", *["rest"] * (n - 1)]}), "ndcg@10")["masked"]
+    assert alone["groups"]["group"]["one"]["error"] is None
+    assert alone["groups"]["group"]["rest"]["error"] > 0
 
 
 def test_ranks_of_a_history_bias(make: Callable[..., Any], tiny_splits: Any) -> None:

@@ -49,6 +49,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("clip_grad_norm", "abc", "clip_grad_norm='abc' must be a mapping"),
     ("clip_grad_norm", {"max_norm": -1}, "max_norm must be a number above 0"),
     ("clip_grad_norm", {"max_norm": "far"}, "max_norm must be a number above 0"),
+    ("clip_grad_norm", {"max_norm": 5, "norm_type": "abc"}, "norm_type must be a number"),
+    ("loss_decimal_place", -5, "loss_decimal_place=-5 must be >= 0"),
     ("topk", [1.5], r"topk=\[1.5\] must be whole numbers from 1"),
     ("topk", True, r"topk=\[True\] must be whole numbers from 1"),
     ("topk", [10**20], "topk=.* must be whole numbers from 1"),
@@ -261,6 +263,9 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path, tiny_config
         ("0x_", "0x_"),
         ("!!int x", "!!int x"),
         ("!!timestamp x", "!!timestamp x"),
+        ("!!bool x", "!!bool x"),
+        ('!!int ""', '!!int ""'),
+        ("!!map [1]", "!!map [1]"),
         ("@x", "@x"),
     ],
 )
@@ -349,3 +354,47 @@ def test_names_that_yaml_takes_for_numbers(key: str, value: int, tmp_path: Path)
 def test_a_value_that_is_wrong_by_itself_is_compared_with_no_other() -> None:
     with pytest.raises(SettingsError, match=r"^graph_origins=5 must be text$"):
         RaConfig("GNN", "ml-100k", overrides={"graph_origins": 5, "regenerate": "dr4sr"})
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "unread"),
+    [
+        ("SASRec", {"metric_decimal_place": 4}, "metric_decimal_place"),
+        ("SASRec", {"personalize_learning_rate": 0.1}, "personalize_learning_rate"),
+        ("SASRec", {"personalize_learning_rate": 0.1, "regenerate": "patterns+"}, ""),
+        ("SASRec", {"personalize_learning_rate": 0.1, "regenerate": "auto"}, ""),
+        ("RaSASRec", {"index_type": "Flat", "nlist": 4}, "nlist"),
+        ("RaSASRec", {"nlist": 4}, ""),
+        ("SASRec", {"regenerate": "dr4sr", "diversity": False, "n_latents": 3}, "n_latents"),
+        ("SASRec", {"regenerate": "dr4sr", "variant": "released", "gamma": 0.3}, "gamma"),
+        ("SASRec", {"n_negatives": 3}, "n_negatives"),
+        ("SASRec", {"n_negatives": 3, "loss_type": "BCE"}, ""),
+        ("BSARec", {"targets_per_pass": 3, "length_groups": 3}, "targets_per_pass"),
+        ("BERT4Rec", {"length_groups": 3}, "length_groups"),
+        ("DR4SR", {"epochs": 3, "learning_rate": 0.1, "learner": "adam"}, "epochs learning_rate"),
+    ],
+    ids=str,
+)
+def test_what_other_settings_leave_without_a_reader_is_named(
+    model: str, settings: dict[str, Any], unread: str, tiny_config: Callable[..., Any]
+) -> None:
+    config = tiny_config(model, **settings)
+    assert config.without_effect(settings) == unread.split()
+
+
+def test_of_a_condition_that_is_searched_nothing_follows(tiny_config: Callable[..., Any]) -> None:
+    config = tiny_config("RaSASRec", index_type="Flat")
+    assert config.without_effect(["nlist"], ["index_type"]) == []
+
+
+@pytest.mark.parametrize("given", [4, 2])
+def test_metrics_are_compared_in_full(given: int, tiny_config: Callable[..., Any]) -> None:
+    assert tiny_config("SASRec", metric_decimal_place=given)["metric_decimal_place"] == 17
+
+
+@pytest.mark.parametrize("key", ["config_file", "config_files"])
+def test_a_file_of_settings_in_the_wrong_place_is_told(key: str, tiny_config: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match=rf"{key}='x.yaml' has no effect here: .*--config_files=FILE"):
+        tiny_config("SASRec", **{key: "x.yaml"})
+    with pytest.raises(SettingsError, match=r"unknown setting 'config'.*'config_files'"):
+        tiny_config("SASRec", config="x.yaml")

@@ -67,12 +67,12 @@ def test_every_generator_continues_where_it_was(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.pt", {**known, "random": random_state()})
     expected = draws()
     assert draws() != expected
-    set_random_state(load_checkpoint(tmp_path / "last.pt", CPU, IDENTITY)["random"])
+    set_random_state(load_checkpoint(tmp_path / "last.pt", IDENTITY)["random"])
     assert draws() == expected
 
 
 def test_a_round_trip(saved: Path) -> None:
-    found = load_checkpoint(saved, CPU, IDENTITY)
+    found = load_checkpoint(saved, IDENTITY)
     assert found["epoch"] == 4
     assert found["identity"] == IDENTITY
     layer = torch.nn.Linear(2, 3)
@@ -92,7 +92,7 @@ def test_a_truncated_file_is_refused(saved: Path, keep: float) -> None:
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(CheckpointError, match="not a readable checkpoint") as caught:
-        load_checkpoint(saved, CPU, IDENTITY)
+        load_checkpoint(saved, IDENTITY)
     assert_one_line(caught, saved)
 
 
@@ -108,7 +108,7 @@ def test_a_truncated_file_is_refused(saved: Path, keep: float) -> None:
 )
 def test_what_belongs_to_something_else_is_refused(saved: Path, identity: dict[str, Any], words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
-        load_checkpoint(saved, CPU, {**IDENTITY, **identity})
+        load_checkpoint(saved, {**IDENTITY, **identity})
     assert_one_line(caught, saved)
 
 
@@ -116,7 +116,7 @@ def test_what_belongs_to_something_else_is_refused(saved: Path, identity: dict[s
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, found: Any) -> None:
     torch.save(found, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of recbole_ra") as caught:
-        load_checkpoint(tmp_path / "other.pt", CPU, IDENTITY)
+        load_checkpoint(tmp_path / "other.pt", IDENTITY)
     assert_one_line(caught, tmp_path / "other.pt")
 
 
@@ -138,7 +138,7 @@ def test_an_entry_of_another_type_is_named(change: dict[str, Any], entry: str, t
     path = tmp_path / "garbled.pt"
     save_checkpoint(path, content(**change))
     with pytest.raises(CheckpointError, match=f"its entry '{entry}' is missing or garbled") as caught:
-        load_checkpoint(path, CPU, IDENTITY)
+        load_checkpoint(path, IDENTITY)
     assert_one_line(caught, path)
 
 
@@ -151,9 +151,9 @@ def test_weights_that_are_none_are_refused(weights: dict[Any, Any], tmp_path: Pa
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "none.pt", CPU, IDENTITY)
+        load_checkpoint(tmp_path / "none.pt", IDENTITY)
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path, CPU, IDENTITY)
+        load_checkpoint(tmp_path, IDENTITY)
 
 
 class Evil:
@@ -169,14 +169,14 @@ class Evil:
 def test_loading_runs_no_code(tmp_path: Path) -> None:
     torch.save({"format": FORMAT, "identity": IDENTITY, "x": Evil(tmp_path / "mark")}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path / "evil.pt", CPU, IDENTITY)
+        load_checkpoint(tmp_path / "evil.pt", IDENTITY)
     assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Linear(2, 4), torch.nn.Bilinear(2, 2, 3), torch.nn.ReLU()])
 def test_weights_that_do_not_fit_are_refused(saved: Path, layer: torch.nn.Module) -> None:
     with pytest.raises(CheckpointError, match="the weights do not fit the model's settings") as caught:
-        load_weights(layer, load_checkpoint(saved, CPU, IDENTITY)["state_dict"], saved)
+        load_weights(layer, load_checkpoint(saved, IDENTITY)["state_dict"], saved)
     assert_one_line(caught, saved)
 
 
@@ -191,3 +191,11 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
         save_checkpoint(saved, {"identity": IDENTITY})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["best.pt"]
+
+
+def test_a_checkpoint_is_read_to_the_cpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it was written: generators and counters of an optimiser stay there."""
+    read, places = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *a, **k: places.append(k["map_location"]) or read(*a, **k))
+    load_checkpoint(saved, IDENTITY)
+    assert places == ["cpu"]

@@ -91,6 +91,7 @@ def test_a_run_on_personalised_data(kind: str, personalize: str, settings: dict[
     folder = Path(result.folder)
     assert (folder / "personalisation.png").read_bytes().startswith(b"\x89PNG")
     assert "most trusted" in (folder / "personalisation.txt").read_text()
+    assert {row["origin"] for row in result.personalisation["most"]} == {"pattern"}
     assert json.loads((folder / "result.json").read_text())["personalisation"] == result.personalisation
     assert (result.personalisation["moves"] or 0) > 0 or personalize == "end-to-end"
     assert not any("no weight was learned" in line for line in said)
@@ -296,3 +297,10 @@ def test_rows_that_harm_lose_weight(
     late = rows.position > 1  # the first item does not tell which way it goes
     means = {one: weights[(origin == one.value) & late].mean() for one in Origin}
     assert means[Origin.PATTERN] < 0.8 * means[Origin.REGENERATED]
+
+
+def test_only_rows_that_are_weighed_are_the_most_or_least_trusted(settings: dict[str, Any]) -> None:
+    weighs = {"personalize": "bilevel", "personalize_origins": "original"}
+    result = run("SASRec", **settings, regenerate="patterns", **weighs, say=silent)
+    assert result.personalisation["origins"]["pattern"]["mean"] == 1
+    assert result.personalisation["most"] == result.personalisation["least"] == []

@@ -80,6 +80,9 @@ def test_trials_that_cannot_be_compared_are_refused(words: Words, capsys: pytest
     assert "eval_step=0: no epoch is validated" in capsys.readouterr().err
     assert main([*given, "--eval_args={split: {LS: test_only}}"]) == 2
     assert "the split leaves no validation rows to compare trials by" in capsys.readouterr().err
+    weights = ["tune", *words("learning_rate: {uniform: [1e-4, 1e-3]}", scheduler="pbt", regenerate="auto")]
+    assert main(weights) == 2
+    assert "with regenerate=auto no trial goes on from another one" in capsys.readouterr().err
 
 
 def test_a_running_sweep_is_not_deleted(words: Words) -> None:

@@ -130,6 +130,7 @@ ALL = ["best_so_far", "parameters", "parallel", "heat_map"]
         ([trial(n, 1.0, a=n % 2, b=n % 3, seed=1) for n in range(6)], ALL),
         ([trial(n, 1.0, a=[None, "x"][n % 2], b=[[64], [64, 64]][n // 2]) for n in range(4)], ALL),
         (MIXED, ALL[:3]),
+        ([trial(n, 1.0, ridge=[None, 1, 5][n]) for n in range(3)], ALL[:2]),
         ([trial(n, 1.0, a=n, b=n) for n in range(13)], ALL[:3]),
         ([*GRID[:2], *(trial(n, None, "failed", alpha=n, k=n) for n in range(2))], ALL[:2]),
         ([trial(n, 1.0, a=n, b=n, c=n) for n in range(2)], ALL[:3]),

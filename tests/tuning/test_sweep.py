@@ -40,7 +40,7 @@ class Finished(NamedTuple):
 def finished(words_below: Words, tmp_path_factory: pytest.TempPathFactory, machine: Any) -> Finished:
     folder, output = tmp_path_factory.mktemp("finished"), io.StringIO()
     space = "alpha: {grid: [0.3, 0.7]}\nn_neighbors: {grid: [2, 5]}"
-    words = words_below(folder, space, fusion="raserec")  # whose epochs say all that the result does
+    words = words_below(folder, space)  # the weight of the mixture is chosen after the last epoch
     with contextlib.redirect_stdout(output):
         assert main(["tune", *words]) == 0
     return Finished(folder, words, output.getvalue())
