@@ -165,7 +165,10 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     from recbole_ra.models.registry import REGENERATOR
 
     renamed = ["--export_dir" + word[5:] if word.partition("=")[0] == "--out" else word for word in words]
-    settings, _ = parse_settings(renamed)
+    try:
+        settings, _ = parse_settings(renamed)
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("--export_dir", "--out")) from error
     if settings.get("export_dir") is None:
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
     if "model" in settings:
@@ -191,7 +194,7 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """
     from recbole_ra.settings.files import parse_value
 
-    texts = {name for name, about in every_setting().items() if about.is_text}
+    texts = {name: about for name, about in every_setting().items() if about.is_text}
     settings: dict[str, Any] = {}
     files: list[str] = []
     rest = list(words)
@@ -209,12 +212,14 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
+        if key in texts and not text:
+            raise SettingsError(f"--{key} says nothing; write --{key}=TEXT, or leave it out")
         try:
             value = parse_value(text) if equals else True
         except SettingsError as error:
             raise SettingsError(f"--{key}: {error}") from error
         if key in texts:
-            value = text or None
+            value = None if texts[key].optional and text.lower() == "none" else text
         if key in settings and settings[key] != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
         settings[key] = value
@@ -282,10 +287,12 @@ def help_text(*, everything: bool) -> str:
     from recbole_ra.settings.config import RaConfig
     from recbole_ra.settings.declared import OUR_SETTINGS
     from recbole_ra.settings.files import props_root, read_yaml
+    from recbole_ra.settings.recbole import IGNORED, UNLISTED
     from recbole_ra.tuning.options import TuneSettings
 
     lines = [USAGE]
-    lines.append("models (each also with Ra before it: the retrieval-augmented recommender over it)")
+    lines.append("models (most also with Ra before it, the retrieval-augmented recommender over it:")
+    lines.append("recbole-ra models says which)")
     lines.extend(_wrapped(available_backbones()))
     lines.append("\nand without Ra, solved in closed form")
     lines.extend(_wrapped(list(CLOSED_FORM)))
@@ -309,9 +316,15 @@ def help_text(*, everything: bool) -> str:
             _section(f"Architecture of {name}{', beside those above' if len(new) < len(own) else ''}.", new)
         )
         shown_before |= own.keys()
-    config = RaConfig("SASRec", "ml-100k")
+    config = RaConfig("STAMP", "any")  # a model and a data set without defaults of their own
+    defaults = {**config.internal_config_dict, **read_yaml(props_root() / "overall.yaml")}
     for category, names in config.parameters.items():
-        known = [dataclasses.replace(config.about(name), name=name, default=config[name]) for name in names]
+        listed = [*names, *UNLISTED] if category == "Training" else names
+        known = [
+            dataclasses.replace(config.about(name), name=name, default=defaults.get(name))
+            for name in listed
+            if name not in IGNORED
+        ]
         lines.extend(_section(f"RecBole's settings: {category.lower()} (recbole.io explains them).", known))
     return "\n".join(lines)
 

@@ -131,6 +131,11 @@ def test_a_missing_data_set_says_where_to_put_it(
         (["--model=SASRec", "--dataset=shop", "--start_from=x"], "unknown setting 'start_from'"),
         (["--model=SASRec", "--dataset=shop", "--say=1"], "unknown setting 'say'"),
         (["--model=SASRec", "--dataset=shop", "--config_files="], "--config_files names no file"),
+        (
+            ["--model=SASRec", "--dataset=shop", "--backbone_checkpoint="],
+            "--backbone_checkpoint says nothing",
+        ),
+        (["--model=SASRec", "--dataset=shop", "--export_dir", "--epochs=1"], "--export_dir says nothing"),
         (["--model=SASRec", "--dataset=shop", "--device=cuda"], "'cuda'); use_gpu and gpu_id choose it"),
         (["--model=SASRec", "--dataset=ml-100k", "--data_path=nowhere"], "data_path='nowhere' is no folder"),
         (
@@ -143,7 +148,7 @@ def test_a_missing_data_set_says_where_to_put_it(
             ["prepare"],
             "prepare: the following arguments are required: source, --name; see",
         ),
-        (["regenerate", "--dataset=shop", "--out"], "--out is missing"),
+        (["regenerate", "--dataset=shop", "--out"], "--out says nothing; write --out="),
         (["regenerate", "--dataset=shop", "--out", "x", "--gamma=2"], "gamma=2 must be between 0 and 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -313,6 +318,8 @@ def test_help_shows_the_common_settings_and_all_of_them_on_demand(capsys: pytest
         if name not in RECBOLE:
             assert f"  --{name}=" in everything
             assert (f"  --{name}=" in common) == (not about.expert)
-    for name in ("hidden_size", "contrast", "weight_decay", "user_inter_num_interval"):
+    for name in ("hidden_size", "contrast"):
         assert f"  --{name}=" in everything
+    for line in ("weight_decay=0.0", "user_inter_num_interval=[0,inf)", "enable_amp=false"):
+        assert f"  --{line}\n" in everything
     assert len(common.splitlines()) < len(everything.splitlines()) / 2

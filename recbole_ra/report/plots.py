@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,7 +184,7 @@ def weight_curve(
 
 
 def gains_by_group(
-    groups: Mapping[str, Mapping[str, Mapping[str, float | None]]], path: Path, *, metric: str, title: str
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path, *, metric: str, title: str
 ) -> None:
     """Draw the mean gain of each group of rows with its standard error, as a PNG.
 

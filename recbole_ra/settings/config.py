@@ -49,6 +49,7 @@ from recbole_ra.settings.recbole import (
     IGNORED,
     RECBOLE,
     TRAINED,
+    UNLISTED,
     larger_is_better,
     recbole_problems,
 )
@@ -310,7 +311,7 @@ class RaConfig(Config):
 
     def _unread(self, searched: Collection[str]) -> set[str]:
         """Return settings that nothing reads as others are; of what is searched nothing follows."""
-        training = {*self.parameters["Training"], "loss_type", *vars(self.feed), *vars(self.optim)}
+        training = {*self.parameters["Training"], *UNLISTED, "loss_type", *vars(self.feed), *vars(self.optim)}
         unread = {"metric_decimal_place"}  # metrics are compared as they are
         if self.backbone in CLOSED_FORM:
             unread |= training

@@ -134,6 +134,9 @@ IGNORED = {
     "config_file": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
     "config_files": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
 }
+UNLISTED = ("enable_amp", "enable_scaler", "transform", "shuffle", "worker")
+"""Settings of training that RecBole reads, and none of its lists names."""
+
 WITHOUT_CUT = ("gauc",)
 """Ranking metrics that RecBole reports without ``@k``."""
 

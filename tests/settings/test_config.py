@@ -371,7 +371,7 @@ def test_a_value_that_is_wrong_by_itself_is_compared_with_no_other() -> None:
         ("SASRec", {"n_negatives": 3, "loss_type": "BCE"}, ""),
         ("BSARec", {"targets_per_pass": 3, "length_groups": 3}, "targets_per_pass"),
         ("BERT4Rec", {"length_groups": 3}, "length_groups"),
-        ("DR4SR", {"epochs": 3, "learning_rate": 0.1, "learner": "adam"}, "epochs learning_rate"),
+        ("DR4SR", {"epochs": 3, "enable_amp": True, "learner": "adam"}, "enable_amp epochs"),
     ],
     ids=str,
 )
