@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -246,7 +247,10 @@ QUICK_REGENERATION = [
 
 
 def test_regenerate_makes_what_a_run_trains_on(
-    data: Callable[[str], Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data(good())
     words = ["regenerate", "--dataset=shop", "--out=dataset/shop-dr4sr", *QUICK_REGENERATION]
@@ -259,6 +263,12 @@ def test_regenerate_makes_what_a_run_trains_on(
     trained = ["--model=SASRec", "--dataset=shop", "--regenerate=dataset/shop-dr4sr", *QUICK]
     assert main(trained) == 0
     assert "unmasked" in capsys.readouterr().out
+    benchmark = Path(__file__).parents[1] / "benchmarks" / "held_out_pairs.py"
+    monkeypatch.syspath_prepend(benchmark.parent)
+    monkeypatch.setattr(sys, "argv", [str(benchmark), "dataset/shop-dr4sr", "--dataset=shop"])
+    runpy.run_path(str(benchmark), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["original", "pattern", "regenerated"]
 
 
 @pytest.mark.parametrize(

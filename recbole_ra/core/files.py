@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -134,7 +135,7 @@ def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 def orphans(path: Path) -> list[Path]:
     """Return folders that a kill left when it cut a replacement of ``path`` short: the earlier ones."""
-    return sorted(path.parent.glob(f".{path.name}.*.old"))
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"))
 
 
 def put_back(path: Path) -> None:
@@ -143,7 +144,7 @@ def put_back(path: Path) -> None:
     with explain_disk_errors(path):
         if left and not path.exists():
             left.pop().replace(path)
-        for remnant in (*left, *path.parent.glob(f".{path.name}.*.tmp")):
+        for remnant in (*left, *path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
             remove(remnant)
 
 

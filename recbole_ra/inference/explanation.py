@@ -94,7 +94,9 @@ class Explanation:
 def _text(frame: pd.DataFrame) -> str:
     table = Table(*frame.columns)
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(
+            *(f"{cell:.4f}" if isinstance(cell, float) else str("" if cell is None else cell) for cell in row)
+        )
     return render(table).rstrip()
 
 

@@ -104,4 +104,4 @@ def _novelty(axes: Axes, subsets: Mapping[str, Numbers]) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", color=_GRID, linewidth=0.8)
     axes.set_title("pairs of adjacent items that no original row has, %", fontsize=10, loc="left")
-    axes.legend(frameon=False, loc="best")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)

@@ -6,7 +6,7 @@ from recbole_ra.inference.tokens import Items
 
 
 class Search:
-    """Finds items whose token or title holds a text, whatever the case; the items do not change.
+    """Finds items whose title holds a text or whose token starts so, whatever the case; items do not change.
 
     Parameters
     ----------

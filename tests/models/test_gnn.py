@@ -44,6 +44,18 @@ def test_vectors_are_propagated(window: int) -> None:
     assert own.grad.abs().sum() > 0
 
 
+def test_mixed_precision_leaves_the_propagation_alone() -> None:
+    """Its gradient is asked for outside; sparse products of half precision do not exist everywhere."""
+    model = GNN(8, 5, GNNSettings(hidden_size=4, gnn_layers=2))
+    model.see(SequenceTable.from_arrays(np.array([1, 2, 3, 2, 4]), np.array([0, 3, 5]), 8))
+    expected = model.item_table.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        table = model.item_table
+    table.sum().backward()
+    assert table.dtype == torch.float32
+    torch.testing.assert_close(table, expected)
+
+
 @pytest.mark.parametrize(
     ("origins", "rows"),
     [
