@@ -168,7 +168,9 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     try:
         settings, _ = parse_settings(renamed)
     except SettingsError as error:
-        raise SettingsError(str(error).replace("--export_dir", "--out")) from error
+        if not str(error).startswith("--export_dir says nothing"):
+            raise
+        settings = {}
     if settings.get("export_dir") is None:
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
     if "model" in settings:

@@ -149,7 +149,7 @@ def test_a_missing_data_set_says_where_to_put_it(
             ["prepare"],
             "prepare: the following arguments are required: source, --name; see",
         ),
-        (["regenerate", "--dataset=shop", "--out"], "--out says nothing; write --out="),
+        (["regenerate", "--dataset=shop", "--out"], "--out is missing"),
         (["regenerate", "--dataset=shop", "--out", "x", "--gamma=2"], "gamma=2 must be between 0 and 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

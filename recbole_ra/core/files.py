@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,10 @@ def replace_folder(source: Path, path: Path) -> None:
                 remove(old)
                 path.replace(old)
             source.replace(path)
-            _flush(path.parent)
         finally:  # an interrupt, too, leaves the old folder
             if old.exists() and not path.exists():
                 old.replace(path)
             remove(old)
-    if old.exists():
-        raise RecboleRaError(f"{old}: holds what was there before, and cannot be deleted; delete it")
 
 
 def remove(path: Path) -> None:
@@ -135,7 +133,13 @@ def held(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 def orphans(path: Path) -> list[Path]:
     """Return folders that a kill left when it cut a replacement of ``path`` short: the earlier ones."""
-    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"))
+    return _remnants(path, "old")
+
+
+def _remnants(path: Path, suffix: str) -> list[Path]:
+    """Return what :func:`_sibling` named for this path, whatever the process; not for ``path.more``."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{suffix}")
+    return sorted(entry for entry in path.parent.glob(f".*.{suffix}") if name.fullmatch(entry.name))
 
 
 def put_back(path: Path) -> None:
@@ -144,7 +148,7 @@ def put_back(path: Path) -> None:
     with explain_disk_errors(path):
         if left and not path.exists():
             left.pop().replace(path)
-        for remnant in (*left, *path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
+        for remnant in (*left, *_remnants(path, "tmp")):
             remove(remnant)
 
 
@@ -152,6 +156,12 @@ def flush_folder(path: Path) -> None:
     """Wait until the names in a folder, and the files below it, are on the disk."""
     for name in (*path.rglob("*"), path):
         _flush(name)
+
+
+def flush_names(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system can be asked for that."""
+    with contextlib.suppress(OSError):
+        _flush(path)
 
 
 def _flush(path: Path) -> None:
@@ -195,7 +205,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[NDArray[Any]] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -85,11 +85,14 @@ def damage_of(folder: Path, key: str) -> str | None:
         return f"{folder / MANIFEST} is missing or damaged"
     if found != key:
         return f"{folder / MANIFEST} names another key"
-    paths = [folder / name for name in files]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        return f"{missing[0]} is missing"
-    now = fingerprints(folder, paths)
+    try:
+        paths = [folder / name for name in files]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            return f"{missing[0]} is missing"
+        now = fingerprints(folder, paths)
+    except (OSError, ValueError, TypeError):  # names that no file of the folder has
+        return f"{folder / MANIFEST} is damaged"
     changed = [folder / name for name, told in files.items() if told != now[name]]
     return f"{changed[0]} was changed" if changed else None
 

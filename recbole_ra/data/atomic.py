@@ -189,7 +189,8 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
 
     A column of kind ``number`` is a float column without gaps.
     """
-    line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+    letters = np.frombuffer(block, np.uint8)
+    line_ends = np.flatnonzero(letters == ord("\n"))
     longest = np.diff(line_ends, prepend=-1, append=len(block)).max() - 1
     if longest > LONGEST_FIELD or b"\0" in block:
         raise pa.ArrowInvalid("a field may be too long, or there is a NUL byte")
@@ -204,6 +205,9 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
             strings_can_be_null=False,
         ),
     )
+    is_end = np.concatenate([[True], (letters == ord("\n")) | (letters == ord("\r"))])
+    if table.num_rows != np.count_nonzero(is_end[:-1] & ~is_end[1:]):
+        raise pa.ArrowInvalid("a double quote may have joined lines")
     for name, kind in kinds.items():
         if kind != "number":
             continue
@@ -222,6 +226,8 @@ def _count_lines(path: Path, block: bytes, line: int, kinds: Mapping[str, str], 
             continue
         n_rows += 1
         where = f"{path}, line {number}"
+        if "\r" in text:
+            raise DataError(f"{where}: a carriage return inside ends the line for some readers; remove it")
         try:
             quoted = csv.reader([text], delimiter=separator, strict=True)
             fields = next(quoted) if '"' in text else text.split(separator)

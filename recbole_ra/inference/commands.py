@@ -207,7 +207,7 @@ def _interactions(source: Path, **how: Any) -> pd.DataFrame:
     """Read a file of interactions; says what it leaves out."""
     read = read_interactions(source, **how)
     if read.n_dropped:
-        say(f"{source}: {read.notes[-1]}")
+        say(f"{source}: dropped {read.n_dropped:,} rows without user, item or time")
     return read.rows.to_pandas()
 
 

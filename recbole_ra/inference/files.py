@@ -15,11 +15,12 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import (
     digest,
     digest_bytes,
     flush_folder,
+    flush_names,
     held,
     orphans,
     put_back,
@@ -83,6 +84,9 @@ def save_recommender(recommender: Recommender, folder: Path) -> None:
         files = fingerprints(part)
         write_json(part / MANIFEST, {"key": digest(about), "about": about, "files": files})
         flush_folder(part)  # it takes the place of a journal that was on the disk
+    flush_names(folder.parent)
+    for remnant in orphans(folder):  # of users who were forgotten, perhaps
+        raise RecboleRaError(f"{remnant}: holds what was saved before, and cannot be deleted; delete it")
 
 
 def _write_table(path: Path, columns: dict[str, Any]) -> None:

@@ -130,8 +130,8 @@ class Journal:
 
     def append(self, changes: Iterable[Change]) -> None:
         """Write changes; when this returns they are on the disk, and if it raises none is there."""
-        if self._file.closed:
-            self._open()
+        if not self._is_there():
+            self._reopen()
         lines = [change.line() for change in changes]
         content = b"".join(lines)
         try:
@@ -151,12 +151,28 @@ class Journal:
 
         If it cannot be opened again, the next change tries, and says why it cannot be kept.
         """
-        if self.changes:
+        if not self.changes:
+            return
+        try:
             save_recommender(recommender, self.folder)
-            self._file.close()
-            self.changes = self._size = 0
-            with contextlib.suppress(OSError, RecboleRaError):
-                self._open()
+        finally:  # a save may fail after it took the folder's place, and with it the journal's
+            if not self._is_there():
+                with contextlib.suppress(OSError, RecboleRaError):
+                    self._reopen()
+
+    def _is_there(self) -> bool:
+        """Tell whether the open file is that of the folder, not of one that was replaced."""
+        if self._file.closed:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.folder / JOURNAL))
+        except FileNotFoundError:
+            return False
+
+    def _reopen(self) -> None:
+        self._file.close()
+        self.changes = self._size = 0
+        self._open()
 
     def close(self) -> None:
         """Close the file; an empty one is removed."""

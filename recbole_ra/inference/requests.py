@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_list_like
 
 from recbole_ra.core.errors import RequestError
 from recbole_ra.data.table import IntArray, Prefixes, SequenceTable, offsets_of, places
@@ -151,23 +154,19 @@ def request_times(context: Mapping[str, Any] | None, labels: NDArray[Any]) -> ND
         by_name = dict(zip(as_names(time), time.values(), strict=True))
         names = as_names(labels)
         strange = sorted(str(name) for name in by_name.keys() - {*names})
-        if strange:
-            raise RequestError(f"context: time of {listed(strange)} not asked for")
+        if strange and not by_name.keys() >= {*names}:
+            raise RequestError(f"context: time of {listed(strange)} not asked for, and others have none")
         time = [by_name.get(name, NOW) for name in names]
+    column = time if isinstance(time, pd.Series) else pd.Series(time if is_list_like(time) else [time])
     try:
-        values = np.asarray(time)
-        if values.dtype.kind == "M":  # in seconds, as the times of interactions are read
-            values = times_of(pd.Series(values.ravel()), "context")
-        elif values.dtype.kind == "m":
-            raise TypeError("a duration is no time")
-        times = np.broadcast_to(values.astype(np.float64), len(labels))
-    except (TypeError, ValueError, OverflowError) as error:
+        times = np.broadcast_to(_seconds(column), len(labels))
+    except ValueError as error:
         raise RequestError(
             f"context: time must be a number, one for each of the {len(labels)} requests, or a mapping "
             "from user to number"
         ) from error
     if np.isnan(times).any():
-        raise RequestError("context: time must be a number, not NaN")
+        raise RequestError("context: time must be a number, one for all or one for each, and not NaN")
     return times
 
 
@@ -210,14 +209,7 @@ def times_of(column: pd.Series, what: str) -> NDArray[np.float64]:
     RequestError
         For the first that is none.
     """
-    if column.dtype.kind == "M":
-        dates = column.to_numpy("datetime64[ns]")
-        times = np.where(np.isnat(dates), np.nan, dates.astype(np.int64) / 1e9)
-    else:
-        found = column
-        if column.dtype == object:  # a whole number beyond every float is an error of pandas
-            found = pd.Series([_within_float(time) for time in column], dtype=object)
-        times = pd.to_numeric(found, errors="coerce").to_numpy(dtype=np.float64)
+    times = _seconds(column)
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         raise RequestError(
@@ -226,8 +218,29 @@ def times_of(column: pd.Series, what: str) -> NDArray[np.float64]:
     return times
 
 
-def _within_float(time: object) -> object:
-    return np.nan if isinstance(time, int) and time.bit_length() > 1023 else time
+def _seconds(column: pd.Series) -> NDArray[np.float64]:
+    """Return numbers as they are and dates as seconds since 1970 (UTC), NaN for anything else."""
+    if column.dtype.kind == "M":
+        dates = column.dt.tz_convert(None) if column.dt.tz is not None else column
+        micro = dates.to_numpy().astype("datetime64[us]")  # of nanoseconds there are 292 years
+        return np.where(np.isnat(micro), np.nan, micro.astype(np.int64) / 1e6)
+    if column.dtype.kind == "m":
+        return np.full(len(column), np.nan)
+    if column.dtype == object:
+        column = pd.Series([_number(time) for time in column], dtype=object)
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+
+
+def _number(time: object) -> object:
+    """Return a date as seconds; what pandas could not read, or would misread, is no number."""
+    if isinstance(time, date | np.datetime64):
+        with contextlib.suppress(ValueError, OverflowError):
+            return pd.Timestamp(time).timestamp()  # UTC where it has no zone
+        return np.nan
+    is_number = not isinstance(time, timedelta | np.timedelta64)
+    if isinstance(time, int):  # one beyond every float is an error of pandas
+        is_number = time.bit_length() < 1024
+    return time if is_number else np.nan
 
 
 def _of_lists(lists: list[Any]) -> tuple[NDArray[np.object_], IntArray]:

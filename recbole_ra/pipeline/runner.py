@@ -104,7 +104,9 @@ def run(
         )
     for file in () if start_from is None else (start_from, start_from.with_name("best.pt")):
         if not file.is_file():
-            raise CheckpointError(f"{file}: no such checkpoint; start_from names the last.pt of a training")
+            raise CheckpointError(
+                f"{file}: no such checkpoint; start_from asks for last.pt and best.pt of a training"
+            )
     state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch, start_from)
     state.took("data", started)
     table = splits.whole.table

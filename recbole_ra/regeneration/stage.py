@@ -66,7 +66,7 @@ class Regenerated:
     def made_with(config: RaConfig) -> dict[str, Any]:
         """Settings with which the rows were made: of a set that was read, its own."""
         found = {**asdict(config.patterns), **asdict(config.regeneration)}
-        for name in config.without_effect(found):
+        for name in config.outside_stages(found):
             del found[name]
         return found | {name: value for name, value in config.made_with.items() if config.shapes_set(name)}
 

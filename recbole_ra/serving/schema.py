@@ -28,6 +28,16 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_unknown_keys_the_first_is_enough(cls, given: Any) -> Any:
+        """Refuse it, as an error for each would cost more than the answer."""
+        if isinstance(given, dict):
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ValueError(f"{key}: no such key; there are {', '.join(cls.model_fields)}")
+        return given
+
 
 class RecommendRequest(Asked):
     """Whom to recommend for, and what may be recommended; give users or histories."""

@@ -299,15 +299,19 @@ class RaConfig(Config):
         ``searched`` are settings that have another value in each trial.
         """
         names = set(names)
-        idle = {
-            name
-            for name in names & self.own.keys() - {"regenerate"}
-            if self.about(name).shapes and not self.about(name).shapes & self.stages
-        }
+        idle = self.outside_stages(names)
         if self.uses_retrieval and "fusion" not in searched:
             idle |= names & self.raft.unread
         idle |= names & self._unread(searched)
         return sorted(idle)
+
+    def outside_stages(self, names: Iterable[str]) -> set[str]:
+        """Return those of some settings of ours that shape no stage of this run."""
+        return {
+            name
+            for name in {*names} & self.own.keys() - {"regenerate"}
+            if self.about(name).shapes and not self.about(name).shapes & self.stages
+        }
 
     def _unread(self, searched: Collection[str]) -> set[str]:
         """Return settings that nothing reads as others are; of what is searched nothing follows."""
@@ -322,7 +326,10 @@ class RaConfig(Config):
         elif not BACKBONES[self.backbone].causal:
             unread.add("targets_per_pass")
         regeneration, personalisation = self.regeneration, self.personalisation
-        plain = personalisation.personalize == "none" and regeneration.regenerate != "auto"
+        personalised = self.backbone in BACKBONES and self.run.workers == 1
+        plain = personalisation.personalize == "none" and not (
+            regeneration.regenerate == "auto" and personalised
+        )
         weighs = {*vars(personalisation)} - {"personalize"}
         for condition, holds, settings in (
             ("personalize", plain, weighs),

@@ -87,7 +87,7 @@ def _of_set(config: RaConfig) -> Iterator[str]:
     if not os.path.exists(sequences_file(Path(kind))):
         return  # a folder without one is told where it is read
     idle = [key for key in config.chosen if config.shapes_set(key)]
-    for key in sorted({*config.without_effect(idle), *COUNTED} & config.chosen.keys()):
+    for key in sorted({*config.outside_stages(idle), *COUNTED} & config.chosen.keys()):
         said = f"{key}={config[key]!r} has no effect on what {kind} holds already"
         if key in config.made_with and not config.as_made(key):
             yield f"{said}, made with {config.made_with[key]!r}; leave it out"

@@ -173,8 +173,8 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
         yield f"clip_grad_norm={clip!r} must be a mapping such as {{max_norm: 5}}"
     elif clip is not None and not (_is_number(clip["max_norm"]) and clip["max_norm"] > 0):
         yield f"clip_grad_norm={clip!r}: max_norm must be a number above 0"
-    elif clip is not None and not _is_number(clip.get("norm_type", 2)):
-        yield f"clip_grad_norm={clip!r}: norm_type must be a number"
+    elif clip is not None and not _is_norm(clip.get("norm_type", 2)):
+        yield f"clip_grad_norm={clip!r}: norm_type must be a number above 0, or inf"
     cuts = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
     if not cuts or not all(isinstance(cut, int) and cut is not True and 0 < cut < 2**31 for cut in cuts):
         yield f"topk={final['topk']!r} must be whole numbers from 1, such as [5, 10]"
@@ -197,6 +197,13 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
     yield from _splits(final["eval_args"], defaults["eval_args"])
     yield from _columns(final)
     yield from _metric(final)
+
+
+def _is_norm(value: object) -> bool:
+    try:
+        return float(value) > 0  # type: ignore[arg-type]  # as torch reads it
+    except (TypeError, ValueError):
+        return False
 
 
 def _intervals(final: Mapping[str, Any]) -> Iterator[str]:

@@ -134,7 +134,7 @@ def scheduler(sweep: Sweep) -> schedulers.TrialScheduler:
     """Build what ends trials early; an iteration of Ray's is an evaluated epoch."""
     kind, grace = sweep.options.scheduler, sweep.grace
     if kind == "asha":
-        # More than there are with the report of the end: a trial that is not ended early comes to its own.
+        # Above the epochs and the report of the end: at max_t ASHA ends a trial before its result is saved.
         most, factor = sweep.longest + 2, sweep.options.reduction_factor
         return schedulers.ASHAScheduler(max_t=most, grace_period=grace, reduction_factor=factor)
     if kind == "median":

@@ -59,6 +59,7 @@ def train_trial(chosen: dict[str, Any], sweep: Sweep, uses_gpu: bool) -> None:
             on_epoch=reporter,
             say=lambda line: print(line, file=log),
         )
+    # Of population based training an iteration is an epoch that others may go on from; this is none.
     if sweep.config.uses_retrieval and sweep.options.scheduler != "pbt":
         reporter.finish(result.valid)
 

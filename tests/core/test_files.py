@@ -10,7 +10,15 @@ import pytest
 
 from recbole_ra.core import files
 from recbole_ra.core.errors import RecboleRaError
-from recbole_ra.core.files import digest, whole_folder, write_array, write_bytes, write_json
+from recbole_ra.core.files import (
+    digest,
+    read_arrays,
+    whole_folder,
+    write_array,
+    write_arrays,
+    write_bytes,
+    write_json,
+)
 
 KEY = "0123456789abcdef" * 4
 
@@ -125,11 +133,29 @@ def test_a_full_disk_that_numpy_meets_is_told_as_one(tmp_path: Path, monkeypatch
     assert not (tmp_path / "states.npy").exists()
 
 
-def test_what_was_replaced_and_stays_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody asked for it to be erased, perhaps."""
-    with whole_folder(tmp_path / "model") as folder:
-        (folder / "users").write_text("ada")
-    monkeypatch.setattr(files, "remove", lambda path: None)
-    refused = pytest.raises(RecboleRaError, match=r"model\.\d+\.old: holds what was there before")
-    with refused, whole_folder(tmp_path / "model") as folder:
-        (folder / "users").write_text("")
+def test_a_remnant_of_a_longer_name_is_another_folders(tmp_path: Path) -> None:
+    for name in (".beauty.v2.7.old", ".beauty.v3.7.tmp", ".beauty.8.tmp", ".beauty.9.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    files.put_back(tmp_path / "beauty")
+    assert (tmp_path / "beauty" / "of").read_text() == ".beauty.9.old"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        ".beauty.v2.7.old", ".beauty.v3.7.tmp", "beauty"
+    ]  # fmt: skip
+
+
+def test_a_folder_with_brackets_in_its_name_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".my[1].7.old").mkdir()
+    files.put_back(tmp_path / "my[1]")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["my[1]"]
+
+
+def test_whatever_bit_of_an_archive_is_flipped_it_is_read_or_not(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "x.npz", items=np.arange(3))
+    content = (tmp_path / "x.npz").read_bytes()
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        (tmp_path / "y.npz").write_bytes(flipped)
+        found = read_arrays(tmp_path / "y.npz", ["items"])
+        assert found is None or found[0].tolist() == [0, 1, 2]

@@ -136,6 +136,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "manifest.json").write_text(json.dumps({"key": KEY})),
         "or damaged",
     ),
+    "manifest of odd names": (
+        lambda folder: (folder / "manifest.json").write_text(json.dumps({"key": KEY, "files": [[1, 2]]})),
+        "manifest.json is damaged",
+    ),
+    "manifest of other files": (
+        lambda folder: (folder / "manifest.json").write_text(
+            json.dumps({"key": KEY, "files": {"/etc/hostname": [1, "x"]}})
+        ),
+        "manifest.json is damaged",
+    ),
     "manifest is a folder": (
         lambda folder: ((folder / "manifest.json").unlink(), (folder / "manifest.json").mkdir()),
         "or damaged",

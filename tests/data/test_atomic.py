@@ -50,6 +50,7 @@ def test_real_data_sets_are_accepted(shared_dataset: Path, name: str) -> None:
         (b"u-1\tB00\t1.5e9", "ids of text, no final line break"),
         (b"\t2\t3\n1\t\t3\n", "rows without user or item, which RecBole drops"),
         (b"1\t2\t+3\r\n\r\n1\t2\t -4.5\r\n", "Windows line ends, a blank line, signs"),
+        (b"1\t2\t3\r1\t2\t4\r", "line ends of old Macs"),
         (b'"1"\t"a\tb"\t"3"\n', "closed quotes"),
         (b'a"b\t2\t3\n', "a quote inside an id"),
         ("é\t日本\t3\n".encode(), "ids beyond ASCII"),
@@ -85,6 +86,9 @@ def test_legal_variations_are_accepted(path: Path, rows: bytes, why: str) -> Non
         (HEADER + b"1\t2\tNaN\n", ["line 2", "'timestamp' has no value ('NaN')"]),
         (HEADER + b"1\t2\tinf\n", ["line 2", "'timestamp' holds 'inf'", "not finite"]),
         (HEADER + b'1\t2\t3\n"1\t2\t3\n4\t5\t6\n', ["line 3", "double quote", "not closed"]),
+        # Arrow and pandas take everything between two such quotes as one field.
+        (HEADER + b'1\t"2\t3\n4\t5\t6\n7\t8"\t9\n', ["line 2", "double quote", "not closed"]),
+        (HEADER + b"1\t2\t3\n1\t2\r2\t3\n", ["line 3", "a carriage return inside"]),
         (HEADER + b"1\t2\t3\n1\t\xe9\t3\n", ["line 3", "0xe9 is not UTF-8"]),
         (b"\xef\xbb\xbf" + HEADER, ["line 1", "byte-order mark"]),
         (HEADER.decode().encode("utf-16"), ["line 1", "not UTF-8"]),

@@ -16,7 +16,7 @@ import torch
 
 import recbole_ra
 from recbole_ra.cli import main
-from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.store import MANIFEST
 from recbole_ra.inference import loading
 from recbole_ra.inference.files import editing
@@ -205,3 +205,13 @@ def test_a_command_waits_for_who_changes_the_run(
     thread.join()
     assert codes == [0]
     assert "ada" in recbole_ra.load(copy).users
+
+
+def test_what_a_save_replaced_and_stays_is_told(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asked for it to be erased, perhaps."""
+    recommender = recbole_ra.load(copy)
+    recommender.forget("u1")
+    monkeypatch.setattr("recbole_ra.core.files.remove", lambda path: None)
+    with pytest.raises(RecboleRaError, match=r"\.old: holds what was saved before, and cannot be deleted"):
+        recommender.save(copy)
+    assert "u1" not in recbole_ra.load(copy).users

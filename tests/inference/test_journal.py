@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recbole_ra
-from recbole_ra.core.errors import CheckpointError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.inference import journal as journals
 from recbole_ra.inference.journal import JOURNAL, Change, Journal, apply_changes, read_journal
 
@@ -191,3 +191,30 @@ def test_a_journal_that_cannot_be_opened_again_is_by_the_next_change(
     assert "u1" not in recbole_ra.load(tmp_path / "model").users
     journal.append([Change(forgotten="u2")])
     assert read_journal(tmp_path / "model").changes == [Change(forgotten="u2")]
+
+
+@pytest.mark.parametrize("fails", ["remove", "flush_names"])
+def test_what_follows_a_save_that_failed_at_its_end_is_kept(
+    fails: str, trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was replaced, and the journal that was open went with the one before."""
+    recommender = trained("RaSASRec").load()
+    recommender.save(tmp_path / "model")
+    journal = Journal(tmp_path / "model")
+    journal.append([Change(forgotten="u1")])
+    recommender.forget("u1")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    with monkeypatch.context() as broken:
+        if fails == "remove":
+            broken.setattr("recbole_ra.core.files.remove", lambda path: None)
+        else:
+            broken.setattr("recbole_ra.inference.files.flush_names", refuse)
+        with pytest.raises((OSError, RecboleRaError), match=r"injected|cannot be deleted"):
+            journal.compact(recommender)
+    assert journal.changes == 0
+    journal.append([Change(forgotten="u2")])
+    assert read_journal(tmp_path / "model").changes == [Change(forgotten="u2")]
+    assert not {"u1", "u2"} & {*recbole_ra.load(tmp_path / "model").users.names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,11 @@ from recbole_ra.core.errors import RecboleRaError, RequestError
         ({"users": ["u1"], "context": {"time": [1, 2]}}, "one for each of the 1 requests"),
         ({"users": ["u1"], "context": {"time": np.nan}}, "not NaN"),
         ({"users": ["u1"], "context": {"time": np.timedelta64(1, "D")}}, "time must be a number"),
-        ({"users": ["u1"], "context": {"time": {"u2": 1.0}}}, "time of 'u2' is not asked for"),
-        ({"users": ["u1"], "context": {"time": np.datetime64("NaT", "s")}}, "timestamp NaT"),
+        (
+            {"users": ["u1"], "context": {"time": {"u2": 1.0}}},
+            "time of 'u2' is not asked for",
+        ),
+        ({"users": ["u1"], "context": {"time": np.datetime64("NaT", "s")}}, "time must be a number"),
         (
             {"histories": pd.DataFrame({"who": ["a"], "what": ["i1"]})},
             "no column 'user_id'; there are who, what; rename",
@@ -124,13 +128,25 @@ def test_a_known_users_later_memories_stay_hidden_from_its_earlier_self(
     "time",
     [
         np.datetime64("2024-01-01"),
+        datetime(2024, 1, 1),
+        pd.Timestamp("2024-01-01 01:00", tz="Europe/Paris"),
         pd.to_datetime(["2024-01-01"]),
         pd.Series(pd.to_datetime(["2024-01-01"])),
+        pd.Series(pd.to_datetime(["2024-01-01 01:00"]).tz_localize("Europe/Paris")),
         {"5": 1_704_067_200},
         {5: 1_704_067_200},
+        {"5": np.datetime64("2024-01-01"), "6": 7},
     ],
-    ids=["numpy", "index", "column", "by token", "by number"],
+    ids=["numpy", "python", "zone", "index", "column", "column zone", "by token", "by number", "by date"],
 )
 def test_a_time_is_read_in_seconds_whoever_it_is_of(time: Any, recommender: recbole_ra.Recommender) -> None:
     asked = recommender.requests([5], context={"time": time})
     assert asked.times.tolist() == [1_704_067_200]
+    if isinstance(time, dict):
+        asked = recommender.requests(["5", "7"], context={"time": {"5": time.get("5", time.get(5))}})
+        assert asked.times.tolist() == [1_704_067_200, np.inf]
+
+
+def test_dates_beyond_nanoseconds_are_read(recommender: recbole_ra.Recommender) -> None:
+    asked = recommender.requests([5], context={"time": np.datetime64("9999-01-01")})
+    assert asked.times.tolist() == [253_370_764_800]

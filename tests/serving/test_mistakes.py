@@ -53,6 +53,9 @@ BAD: list[tuple[int, str, dict[str, Any], str]] = [
     (422, "/events", {"json": {"events": [{"user": "u", "item": "i1"}]}}, "events.0.time"),
     (422, "/events", raw(b'{"events":[{"user":"u","item":"i1","time":NaN}]}'), "events.0.time"),
     (422, "/events", {"json": {"events": [dict(EVENT, item="nix")], "on_unknown_items": "error"}}, "'nix'"),
+    (422, "/recommend", {"json": {"users": [1] * 200}}, "users.0: Input should be a valid string"),
+    (422, "/recommend", {"json": {"histories": [[1] * 9] * 9}}, "histories.0.0: Input should be a"),
+    (422, "/recommend", {"json": {str(n): n for n in range(99)}}, "0: no such key; there are users, histor"),
     (404, "/nowhere", {"json": {}}, "/nowhere: no such path"),
     (405, "/health", {"json": {}}, "POST is not answered here"),
 ]  # fmt: skip

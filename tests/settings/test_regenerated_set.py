@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_ra.core.errors import SettingsError
+from recbole_ra.regeneration.stage import Regenerated
 from recbole_ra.settings.config import RaConfig
 
 MADE: dict[str, Any] = {
@@ -41,6 +42,15 @@ def test_what_a_set_was_made_with_may_be_given_again(tmp_path: Path, plus: str) 
     assert reading(f"{folder}{plus}").regeneration.original_copies == 2
     assert reading(f"{folder}{plus}", original_copies=1).regeneration.original_copies == 1
     assert reading(folder / "manifest.json").regeneration.original_copies == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"variant": "released", "gamma": 0.3}, {"diversity": False, "n_latents": 3}], ids=str
+)
+def test_what_had_no_effect_on_a_set_may_be_given_again_too(tmp_path: Path, settings: dict[str, Any]) -> None:
+    made_by = RaConfig("SASRec", "ml-100k", (), {"regenerate": "dr4sr", "use_gpu": False, **settings})
+    manifest = {"settings": Regenerated.made_with(made_by)}
+    reading(made(tmp_path / "set", manifest), **settings)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ function memoriesTable(told) {
       ["followed by", "similarity", "attention", "effect", "whose"],
       [...told.memories].sort((a, b) => b.effect - a.effect).map((one) =>
         [nameOf(one), number(one.similarity), number(one.attention), number(one.effect), one.owner])));
-  } else {
+  }
+  if (told.note || !told.memories.length) {
     box.append(make("p", told.note || "No memory took part.", { class: "note" }));
   }
   return box;
