@@ -184,13 +184,19 @@ def _n_typed(header: str, separator: str) -> int:
     return sum(field.partition(":")[2] in TYPES for field in header.split(separator))
 
 
+def n_filled_lines(block: bytes, *, after_an_end: bool = True) -> int:
+    """Count the lines that begin in a block and are not empty, whatever ends them."""
+    letters = np.frombuffer(block, np.uint8)
+    is_end = np.concatenate([[after_an_end], (letters == ord("\n")) | (letters == ord("\r"))])
+    return int(np.count_nonzero(is_end[:-1] & ~is_end[1:]))
+
+
 def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
     """Count the rows of a block of whole lines, raising ``pa.ArrowInvalid`` if anything is wrong.
 
     A column of kind ``number`` is a float column without gaps.
     """
-    letters = np.frombuffer(block, np.uint8)
-    line_ends = np.flatnonzero(letters == ord("\n"))
+    line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
     longest = np.diff(line_ends, prepend=-1, append=len(block)).max() - 1
     if longest > LONGEST_FIELD or b"\0" in block:
         raise pa.ArrowInvalid("a field may be too long, or there is a NUL byte")
@@ -205,8 +211,7 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
             strings_can_be_null=False,
         ),
     )
-    is_end = np.concatenate([[True], (letters == ord("\n")) | (letters == ord("\r"))])
-    if table.num_rows != np.count_nonzero(is_end[:-1] & ~is_end[1:]):
+    if table.num_rows != n_filled_lines(block):
         raise pa.ArrowInvalid("a double quote may have joined lines")
     for name, kind in kinds.items():
         if kind != "number":

@@ -61,6 +61,8 @@ def table_writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
 
             def write(table: pd.DataFrame) -> None:
                 if path.suffix.lower() == ".jsonl":
+                    if table.empty:  # of which pandas makes an empty line
+                        return
                     table.to_json(file, orient="records", lines=True, force_ascii=False)
                 else:
                     table.to_csv(file, sep=separator, index=False, header=file.tell() == 0)

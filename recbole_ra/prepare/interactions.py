@@ -123,11 +123,14 @@ def prepare(
     titles_file = target.with_suffix(".item")
     make_folder(target.parent)
     try:
-        write_inter(read.rows, target)
         if known:
-            n_titles = write_titles(titles_file, items, known)
+            with replacing(titles_file) as temporary:  # there before the rows that they are of
+                n_titles = write_titles(temporary, items, known)
+                write_inter(read.rows, target)
             notes.append(f"titles of {n_titles:,} of {len(items):,} items")
-        elif titles_file.exists():
+        else:
+            write_inter(read.rows, target)
+        if not known and titles_file.exists():
             titles_file.unlink()
             notes.append(f"removed {titles_file}, which was of the data set before")
     except BaseException:

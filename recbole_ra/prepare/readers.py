@@ -26,7 +26,7 @@ from pyarrow import json as arrow_json
 from tqdm import tqdm
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.data.atomic import listed, shown
+from recbole_ra.data.atomic import listed, n_filled_lines, shown
 from recbole_ra.data.table import offsets_of, places
 
 ROLES = {
@@ -157,13 +157,15 @@ def parse_columns(text: str) -> dict[str, str] | None:
     Raises
     ------
     SettingsError
-        If a part is no pair.
+        If a part is no pair, or a role is named twice.
     """
     found = {}
     for part in filter(None, text.split(",")):
         role, _, column = part.partition(":")
         if not column:
             raise SettingsError(f"--columns: '{part}' is not ROLE:COLUMN; for example user_id:customer")
+        if role in found:
+            raise SettingsError(f"--columns: {role} is named twice, as {found[role]} and {column}; keep one")
         found[role] = column
     return found or None
 
@@ -278,7 +280,7 @@ def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
         For a user without items or with two lines.
     """
     with open_raw(source) as file:
-        text = file.read().decode("utf-8-sig")
+        text = file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     lines = compute.utf8_trim_whitespace(pa.array(text.split("\n"), pa.large_string()))
     filled = np.flatnonzero(compute.not_equal(lines, "").to_numpy(zero_copy_only=False))
     tokens = compute.utf8_split_whitespace(lines.take(pa.array(filled)))
@@ -305,10 +307,16 @@ def read_sequences(source: Path) -> tuple[pa.Table, list[str]]:
 def read_delimited(
     source: Path, separator: str, names: list[str], used: list[str], *, header: bool
 ) -> pa.Table:
-    """Read the ``used`` columns of a text file, as text."""
+    """Read the ``used`` columns of a text file, as text.
+
+    Raises
+    ------
+    DataError
+        For the first line with another number of fields, or with a double quote that is not closed.
+    """
     try:
         with open_raw(source) as file:
-            return arrow_csv.read_csv(
+            table = arrow_csv.read_csv(
                 file,
                 read_options=arrow_csv.ReadOptions(column_names=None if header else names),
                 parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=header),
@@ -324,17 +332,39 @@ def read_delimited(
                     "complete or remove the line"
                 ) from fault
         raise DataError(f"{source}: is no table ({str(fault).splitlines()[0]}); correct it") from fault
+    if len(table) + header != _n_filled_lines(source):  # fields of several lines, or quotes that joined lines
+        for _ in _csv_rows(source, separator, strict=True):
+            pass
+    return table
 
 
-def _csv_rows(source: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the number of its first line."""
+def _n_filled_lines(source: Path) -> int:
+    total, after_an_end = 0, True
     with open_raw(source) as file:
-        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+        while block := file.read(_BLOCK_BYTES):
+            total += n_filled_lines(block, after_an_end=after_an_end)
+            after_an_end = block[-1:] in b"\r\n"
+    return total
+
+
+def _csv_rows(source: Path, separator: str, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of its first line; strict about double quotes."""
+    with open_raw(source) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        reader = csv.reader(text, delimiter=separator, strict=strict)
         line = 1
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
+        try:
+            for fields in reader:
+                if fields:
+                    yield line, fields
+                line = reader.line_num + 1
+        except csv.Error as fault:
+            if not strict:
+                raise
+            raise DataError(
+                f"{source}, line {line}: a double quote opens a field that does not end as it should "
+                f"({fault}); remove or double it"
+            ) from fault
 
 
 def _share_of_asins(column: pa.ChunkedArray) -> float:
@@ -374,4 +404,6 @@ def _parse_review(source: Path, line: int, text: bytes) -> dict[str, str | float
             raise DataError(f"{where}: {name} is {shown(str(found[name]))}, must be a number")
     for name in ("reviewerID", "asin"):
         found[name] = None if found[name] is None else str(found[name])
+        if (found[name] or "").encode(errors="replace") != (found[name] or "").encode(errors="surrogatepass"):
+            raise DataError(f"{where}: {name} holds half a character ({found[name]!r}); correct it")
     return found

@@ -129,7 +129,7 @@ def write_titles(path: Path, items: Iterable[str], titles: Mapping[str, str]) ->
     """
     known = {item: " ".join(titles[item].replace('"', "'").split()) for item in items if item in titles}
     lines = ["item_id:token\ttitle:token", *(f"{item}\t{title}" for item, title in known.items() if title)]
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    write_bytes(path, ("\n".join(lines) + "\n").encode(errors="replace"))  # half a character is none
     return len(lines) - 1
 
 
@@ -154,7 +154,7 @@ def _object(source: Path, number: int, line: bytes) -> dict[str, Any]:
             entry = json.loads(text)
         except ValueError:
             entry = ast.literal_eval(text)  # plain values only; nothing is executed
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as fault:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as fault:
         raise DataError(f"{source}, line {number}: is no object {{…}}; correct or remove it") from fault
     if not isinstance(entry, dict):
         raise DataError(f"{source}, line {number}: is no object {{…}}; correct or remove it")

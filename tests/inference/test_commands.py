@@ -13,6 +13,7 @@ import pytest
 
 import recbole_ra
 from recbole_ra.cli import main
+from recbole_ra.inference.output import table_writer
 
 
 @pytest.fixture
@@ -91,6 +92,16 @@ def test_files_of_tokens_and_histories(run: Path, said: Said) -> None:
         zip(expected["user"], expected["item"], strict=True)
     )
     assert said("recommend", "--history=i1,i2", "--k=1")[0] == 0
+
+
+def test_lines_of_json_have_none_that_is_empty(tmp_path: Path) -> None:
+    full = pd.DataFrame({"user": ["u1"], "item": ["i1"]})
+    with table_writer(tmp_path / "x.jsonl") as write:
+        for table in (full, full[:0], full):
+            write(table)
+    assert [json.loads(line)["item"] for line in (tmp_path / "x.jsonl").read_text().splitlines()] == [
+        "i1"
+    ] * 2
 
 
 def test_explain_shows_the_memories(run: Path, said: Said) -> None:

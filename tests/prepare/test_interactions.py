@@ -145,6 +145,14 @@ def test_named_columns_and_dates(tmp_path: Path) -> None:
     assert done.notes == ("columns used: user_id = who, item_id = what, timestamp = when",)
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_any_line_end_is_one(ending: str, tmp_path: Path) -> None:
+    lines = make(tmp_path, "s.txt", ending.join(["u1 a b", "u2 c a", ""]))
+    assert histories(lines.path) == {"u1": ["a", "b"], "u2": ["c", "a"]}
+    table = make(tmp_path, "t.csv", ending.join(["user,item,time", "u1,a,1", "", "u2,b,2"]), overwrite=True)
+    assert histories(table.path) == {"u1": ["a"], "u2": ["b"]}
+
+
 def test_a_parquet_column_of_lists_is_named(tmp_path: Path) -> None:
     frame = pd.DataFrame({"user": [["a"], ["b"]], "item": ["x", "y"], "ts": [1, 2]})
     frame.to_parquet(tmp_path / "t.parquet")
@@ -204,6 +212,14 @@ def test_parquet_ids_with_gaps_stay_whole(tmp_path: Path) -> None:
         ("t.csv", "user,item,time\n", {"columns": {"item_id": "user"}}, ["'user' is taken for two roles"]),
         ("t.csv", "user,item,time\n", {"columns": {"userid": "user"}}, ["did you mean 'user_id'"]),
         ("t.csv", "a b c\n", {"kind": "sequences", "columns": {"user_id": "a"}}, ["no named columns"]),
+        ("t.csv", 'user,item,time,x\na,b,1,"y\na,c,2,z\n', {}, ["line 2: a double quote", "unexpected end"]),
+        (
+            "t.csv",
+            'user,item,time,x\na,b,1,"y\na,c,2,"z"\n',
+            {},
+            ["line 2: a double", "expected after"],
+        ),
+        ("r.json", REVIEW.replace("A1", "\\ud83d"), {}, ["line 1: reviewerID holds half a character"]),
         ("t.csv", b"user,item,time\n\xe9,b,1\n", {}, ["not UTF-8"]),
         ("t.parquet", "user", {}, ["t.parquet: is not Parquet"]),
     ],

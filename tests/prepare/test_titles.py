@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_ra.core.errors import DataError
+from recbole_ra.core.errors import DataError, RecboleRaError
+from recbole_ra.prepare import interactions
 from recbole_ra.prepare.interactions import prepare
 from recbole_ra.prepare.titles import read_titles, titles_beside
 
@@ -138,3 +139,31 @@ def test_titles_of_the_data_set_before_are_removed(ratings: Path, tmp_path: Path
     again = prepare(ratings, "shop", tmp_path / "out", overwrite=True)
     assert titles_beside(made.path.parent, "shop") == {}
     assert any("shop.item, which was of the data set before" in note for note in again.notes)
+
+
+def test_half_a_character_of_a_title_is_left_out(ratings: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"item_id": "B1", "title": "New \\ud83d soap"}\n')
+    made = prepare(ratings, "shop", tmp_path / "out", titles=tmp_path / "t.jsonl")
+    assert titles_beside(made.path.parent, "shop") == {"B1": "New ? soap"}
+
+
+def test_rows_that_cannot_be_written_leave_the_titles_of_those_before(
+    ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepare(ratings, "shop", tmp_path / "out", titles=write("items.csv", tmp_path))
+    before = {path: path.read_bytes() for path in made.path.parent.iterdir()}
+
+    def refuse(*_: object) -> None:
+        raise RecboleRaError("injected")
+
+    monkeypatch.setattr(interactions, "write_inter", refuse)
+    (tmp_path / "t.jsonl").write_text('{"item_id": "B1", "title": "Another"}\n')
+    with pytest.raises(RecboleRaError, match="injected"):
+        prepare(ratings, "shop", tmp_path / "out", titles=tmp_path / "t.jsonl", overwrite=True)
+    assert {path: path.read_bytes() for path in made.path.parent.iterdir()} == before
+
+
+def test_odd_literals_of_metadata_are_named(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("{'asin': 'B1', 'title': 'Soap'}\n{'asin': {[1]}}\n")
+    with pytest.raises(DataError, match="line 2: is no object"):
+        read_titles(tmp_path / "meta.json")
