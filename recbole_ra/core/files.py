@@ -42,7 +42,7 @@ def make_folder(path: Path) -> None:
     with explain_disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        except (FileExistsError, NotADirectoryError, FileNotFoundError, ValueError) as error:
             raise RecboleRaError(f"{path}: no folder can be made there; name another") from error
 
 

@@ -184,13 +184,6 @@ def _n_typed(header: str, separator: str) -> int:
     return sum(field.partition(":")[2] in TYPES for field in header.split(separator))
 
 
-def n_filled_lines(block: bytes, *, after_an_end: bool = True) -> int:
-    """Count the lines that begin in a block and are not empty, whatever ends them."""
-    letters = np.frombuffer(block, np.uint8)
-    is_end = np.concatenate([[after_an_end], (letters == ord("\n")) | (letters == ord("\r"))])
-    return int(np.count_nonzero(is_end[:-1] & ~is_end[1:]))
-
-
 def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
     """Count the rows of a block of whole lines, raising ``pa.ArrowInvalid`` if anything is wrong.
 
@@ -198,8 +191,8 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
     """
     line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
     longest = np.diff(line_ends, prepend=-1, append=len(block)).max() - 1
-    if longest > LONGEST_FIELD or b"\0" in block:
-        raise pa.ArrowInvalid("a field may be too long, or there is a NUL byte")
+    if longest > LONGEST_FIELD or b"\0" in block or b'"' in block:
+        raise pa.ArrowInvalid("a field may be too long or quoted over lines, or there is a NUL byte")
     is_float = {name: kind in ("float", "number") for name, kind in kinds.items()}
     table = arrow_csv.read_csv(
         pa.BufferReader(block),
@@ -211,8 +204,6 @@ def _count_rows(block: bytes, kinds: Mapping[str, str], separator: str) -> int:
             strings_can_be_null=False,
         ),
     )
-    if table.num_rows != n_filled_lines(block):
-        raise pa.ArrowInvalid("a double quote may have joined lines")
     for name, kind in kinds.items():
         if kind != "number":
             continue

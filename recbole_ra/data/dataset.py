@@ -71,10 +71,19 @@ class CompactDataset(SequentialDataset):
         required = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
         file = folder / f"{token}.inter"
         check_atomic_file(file, required=required, separator=self.config["field_separator"])
+        for kind in ("user", "item"):
+            features = folder / f"{token}.{kind}"
+            if kind in (self.config.chosen.get("load_col") or ()) and not is_there(features):
+                raise DataError(f"{features}: no such file, but load_col names columns of it; leave it out")
         super()._load_data(token, dataset_path)
 
     def _load_feat(self, filepath: str, source: Any) -> Any:
         """Read a file; a column that the user names and RecBole would silently miss is an error."""
+        ids = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}
+        columns = self.config["load_col"]
+        if source in ids and (columns is None or source.value in columns):
+            required = {ids[source]: "token"}
+            check_atomic_file(Path(filepath), required=required, separator=self.config["field_separator"])
         feat = super()._load_feat(filepath, source)
         given = self.config.chosen.get("load_col") or {}
         named = given.get(source.value if isinstance(source, FeatureSource) else source)

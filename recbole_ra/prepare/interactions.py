@@ -323,7 +323,7 @@ def _plain(source: Path, role: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return _plain(source, role, column.cast(kind.value_type))
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         micros = column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-        column = compute.divide(micros.cast(pa.float64()), 1e6)
+        column = compute.divide(micros.cast(pa.float64(), safe=False), 1e6)
     if role not in IDS and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return column
     if pa.types.is_floating(column.type):

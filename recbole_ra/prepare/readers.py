@@ -26,7 +26,7 @@ from pyarrow import json as arrow_json
 from tqdm import tqdm
 
 from recbole_ra.core.errors import DataError, SettingsError, nearest
-from recbole_ra.data.atomic import listed, n_filled_lines, shown
+from recbole_ra.data.atomic import listed, shown
 from recbole_ra.data.table import offsets_of, places
 
 ROLES = {
@@ -109,6 +109,8 @@ def read_amazon_csv(source: Path) -> tuple[pa.Table, list[str]]:
     """
     names = ["first", "second", "rating", "timestamp"]
     table = read_delimited(source, ",", names, names, header=False)
+    if not len(table):
+        raise DataError(f"{source}: holds no line that is not blank; get it again")
     first, second = (_share_of_asins(table[name]) for name in names[:2])
     if first == second:
         raise DataError(
@@ -339,11 +341,14 @@ def read_delimited(
 
 
 def _n_filled_lines(source: Path) -> int:
+    """Count the lines that are not empty, whatever ends them."""
     total, after_an_end = 0, True
     with open_raw(source) as file:
         while block := file.read(_BLOCK_BYTES):
-            total += n_filled_lines(block, after_an_end=after_an_end)
-            after_an_end = block[-1:] in b"\r\n"
+            letters = np.frombuffer(block, np.uint8)
+            is_end = np.concatenate([[after_an_end], (letters == ord("\n")) | (letters == ord("\r"))])
+            total += int(np.count_nonzero(is_end[:-1] & ~is_end[1:]))
+            after_an_end = bool(is_end[-1])
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ from recbole_ra.settings.recbole import (
     recbole_problems,
 )
 from recbole_ra.settings.stages import stages_before
+
+_BRIEF = reprlib.Repr()  # values that refer to others nine times over would fill the memory
+_BRIEF.maxlevel = 2
 
 
 class RaConfig(Config):
@@ -401,13 +405,14 @@ class RaConfig(Config):
 
     def _check(self, problems: list[str]) -> None:
         final = self.final_config_dict
-        for key in sorted(self._user_keys - self.known):
-            hint = (
-                "; use_gpu and gpu_id choose it"
-                if key == "device"
-                else nearest(key, self.known - {*IGNORED} | {"config_files"})
+        if Path(self.dataset).name != self.dataset:
+            problems.append(
+                f"dataset={self.dataset!r} must be the name of a folder; say where that lies with --data_path"
             )
-            problems.append(f"unknown setting {key!r} (value {self.chosen[key]!r}){hint}")
+        useful = self.known - {*IGNORED} | {"config_files"}
+        for key in sorted(self._user_keys - self.known):
+            hint = "; use_gpu and gpu_id choose it" if key == "device" else nearest(key, useful)
+            problems.append(f"unknown setting {key!r} (value {_BRIEF.repr(self.chosen[key])}){hint}")
         for problem in recbole_problems(final, self.internal_config_dict, self._user_keys - self.own.keys()):
             if problem not in problems:
                 problems.append(problem)

@@ -92,12 +92,15 @@ RECBOLE = {
         *(
             _setting(name, expert=True)
             for name in (
-                "worker log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
+                "log_wandb wandb_project save_dataset dataset_save_path save_dataloaders "
                 "dataloaders_save_path metric_decimal_place local_rank nproc "
                 "world_size offset ip port"
             ).split()
         ),
-        _setting("loss_decimal_place", "digits of the loss in RecBole's log", int, low=0, expert=True),
+        _setting(
+            "loss_decimal_place", "digits of the loss in RecBole's log", int, low=0, high=20, expert=True
+        ),
+        _setting("worker", "processes that load batches of RecBole's models", int, low=0, expert=True),
         # Read by RecBole although no default file or argument list of its names them.
         *(
             _setting(name, shapes=TRAINED, expert=True)
@@ -112,6 +115,9 @@ RECBOLE = {
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")  # sparse_adam needs sparse gradients
 CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+FILES = ("inter", "user", "item", "kg", "link", "net")
+"""Endings of atomic files, of which ``load_col`` names columns."""
+
 FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 INTERVAL = re.compile(r"[\[(]\s*([-+\w.]+)\s*,\s*([-+\w.]+)\s*[\])]")
 MAPPINGS = {
@@ -262,8 +268,15 @@ def _columns(final: Mapping[str, Any]) -> Iterator[str]:
     bad = [key for key, value in zip(FIELDS, needed, strict=True) if not (isinstance(value, str) and value)]
     for key in bad:
         yield f"{key}={final[key]!r} must be the name of a column"
+    length = final.get("ITEM_LIST_LENGTH_FIELD")
+    if length in needed:
+        yield f"ITEM_LIST_LENGTH_FIELD={length!r} is the name of a column already; choose another"
     if bad or not isinstance(columns, dict):
         return
+    for key in columns:
+        if key not in FILES and key not in (final.get("additional_feat_suffix") or ()):
+            hint = nearest(str(key), FILES)
+            yield f"load_col names {key!r}, which is no file; there are {', '.join(FILES)}{hint}"
     named = columns.get("inter")
     if isinstance(final.get("unload_col"), dict):
         yield "unload_col and load_col exclude each other; --load_col= (empty) reads all columns but those"

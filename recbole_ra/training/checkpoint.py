@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def load_checkpoint(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
         If the file is missing, truncated, or of another model or vocabulary.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that are there
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"its part {damaged} was changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error

@@ -88,6 +88,7 @@ def test_legal_variations_are_accepted(path: Path, rows: bytes, why: str) -> Non
         (HEADER + b'1\t2\t3\n"1\t2\t3\n4\t5\t6\n', ["line 3", "double quote", "not closed"]),
         # Arrow and pandas take everything between two such quotes as one field.
         (HEADER + b'1\t"2\t3\n4\t5\t6\n7\t8"\t9\n', ["line 2", "double quote", "not closed"]),
+        (HEADER + b'1\t2\t3\n"1"x\t2\t3\n', ["line 3", "double quote"]),
         (HEADER + b"1\t2\t3\n1\t2\r2\t3\n", ["line 3", "a carriage return inside"]),
         (HEADER + b"1\t2\t3\n1\t\xe9\t3\n", ["line 3", "0xe9 is not UTF-8"]),
         (b"\xef\xbb\xbf" + HEADER, ["line 1", "byte-order mark"]),

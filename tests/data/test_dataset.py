@@ -149,3 +149,24 @@ def test_settings_that_do_not_fit_the_data(
     with pytest.raises(DataError, match=words) as caught:
         Splits.load(tiny_config(**settings))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (None, r"tiny\.item: no such file, but load_col names columns of it"),
+        ('i1\t"Weird\ni2\tx\ni3\ty"\n', r"tiny\.item, line 2: a double quote opens a field"),
+        ("i1\tx\ni2\n", r"tiny\.item, line 3: 1 fields where the header has 2"),
+    ],
+)
+def test_files_of_features_are_checked_too(
+    features: str | None, words: str, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", *(f"ann\ti{n}\t{n}" for n in range(5))]
+    (tmp_path / "tiny" / "tiny.inter").write_text("\n".join(lines) + "\n")
+    if features is not None:
+        (tmp_path / "tiny" / "tiny.item").write_text("item_id:token\tkind:token\n" + features)
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "kind"]}
+    with pytest.raises(DataError, match=words):
+        Splits.load(tiny_config(data_path=str(tmp_path), load_col=columns))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,6 +192,7 @@ def test_parquet_ids_with_gaps_stay_whole(tmp_path: Path) -> None:
         ("s.txt", "1 2 3\n4 5\n1 7\n", {"kind": "sequences"}, ["line 3: user '1' had a line before"]),
         ("t.csv", "user,item,time\na,b,1\n\na,b\n", {}, ["line 4: 2 fields where there should be 3"]),
         ("a.csv", "A1,B000000001,5,1\nA1,B000000001\n", {"kind": "amazon-csv"}, ["line 2: 2 fields"]),
+        ("a.csv", "\n\n", {"kind": "amazon-csv"}, ["a.csv: holds no line that is not blank"]),
         ("a.csv", "A1,B000000001,5,soon\n", {"kind": "amazon-csv"}, ["line 1: timestamp 'soon'"]),
         (
             "t.csv",
@@ -337,3 +339,13 @@ def test_gzip_is_told_by_its_bytes_too(tmp_path: Path) -> None:
     source = tmp_path / "t.csv"
     source.write_bytes(gzip.compress(b"user,item,time\n1,2,3\n"))
     assert prepare(source, "made", tmp_path / "out").n_interactions == 1
+
+
+def test_dates_of_any_year_are_read(tmp_path: Path) -> None:
+    dates = pa.array([-62_135_596_800, 253_402_214_400], pa.timestamp("s"))
+    table = pa.table({"user": ["a", "a"], "item": ["x", "y"], "timestamp": dates})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    done = prepare(tmp_path / "t.parquet", "s", tmp_path / "out")
+    assert [line.split("\t")[2] for line in done.path.read_text().splitlines()[1:]] == [
+        "-62135596800", "253402214400"
+    ]  # fmt: skip

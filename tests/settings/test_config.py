@@ -51,7 +51,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("clip_grad_norm", {"max_norm": "far"}, "max_norm must be a number above 0"),
     ("clip_grad_norm", {"max_norm": 5, "norm_type": "abc"}, "norm_type must be a number above 0, or inf"),
     ("clip_grad_norm", {"max_norm": 5, "norm_type": -1}, "norm_type must be a number above 0, or inf"),
-    ("loss_decimal_place", -5, "loss_decimal_place=-5 must be >= 0"),
+    ("loss_decimal_place", -5, "loss_decimal_place=-5 must be between 0 and 20"),
+    ("worker", -1, "worker=-1 must be >= 0"),
+    ("ITEM_LIST_LENGTH_FIELD", "item_id", "ITEM_LIST_LENGTH_FIELD='item_id' is the name of a column already"),
+    (
+        "load_col",
+        {"inter": ["user_id", "item_id", "timestamp"], "itme": ["item_id"]},
+        "load_col names 'itme', which is no file; .* did you mean 'item'",
+    ),
     ("topk", [1.5], r"topk=\[1.5\] must be whole numbers from 1"),
     ("topk", True, r"topk=\[True\] must be whole numbers from 1"),
     ("topk", [10**20], "topk=.* must be whole numbers from 1"),
@@ -401,3 +408,17 @@ def test_a_file_of_settings_in_the_wrong_place_is_told(key: str, tiny_config: Ca
         tiny_config("SASRec", **{key: "x.yaml"})
     with pytest.raises(SettingsError, match=r"unknown setting 'config'.*'config_files'"):
         tiny_config("SASRec", config="x.yaml")
+
+
+def test_a_data_set_is_named_and_not_a_path() -> None:
+    with pytest.raises(SettingsError, match=r"dataset='./tiny' must be the name of a folder; .*--data_path"):
+        RaConfig("SASRec", "./tiny", (), {})
+
+
+def test_a_value_that_grows_when_it_is_printed_is_cut(tiny_config: Callable[..., Any]) -> None:
+    value: Any = "lol"
+    for _ in range(12):
+        value = [value] * 9
+    with pytest.raises(SettingsError, match="unknown setting 'laughs'") as caught:
+        tiny_config("SASRec", laughs=value)
+    assert len(str(caught.value)) < 10_000

@@ -199,3 +199,15 @@ def test_a_checkpoint_is_read_to_the_cpu(saved: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "load", lambda *a, **k: places.append(k["map_location"]) or read(*a, **k))
     load_checkpoint(saved, IDENTITY)
     assert places == ["cpu"]
+
+
+def test_a_flipped_bit_of_a_weight_is_damage(tmp_path: Path) -> None:
+    """torch reads the numbers without comparing the checksums beside them."""
+    weights = torch.linspace(0, 1, 4096)
+    save_checkpoint(tmp_path / "x.pt", {**content(), "state_dict": {"weight": weights}})
+    written = bytearray((tmp_path / "x.pt").read_bytes())
+    place = bytes(written).index(weights[2000:2010].numpy().tobytes())
+    written[place + 3] ^= 2
+    (tmp_path / "x.pt").write_bytes(written)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "x.pt", IDENTITY)
