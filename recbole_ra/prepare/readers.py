@@ -161,7 +161,7 @@ def parse_columns(text: str) -> dict[str, str] | None:
     SettingsError
         If a part is no pair, or a role is named twice.
     """
-    found = {}
+    found: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         role, _, column = part.partition(":")
         if not column:
