@@ -214,14 +214,14 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
-        if key in texts and not text:
+        if key in texts and texts[key].optional and not text:
             raise SettingsError(f"--{key} says nothing; write --{key}=TEXT, or leave it out")
         try:
             value = parse_value(text) if equals else True
         except SettingsError as error:
             raise SettingsError(f"--{key}: {error}") from error
         if key in texts:
-            value = None if texts[key].optional and text.lower() == "none" else text
+            value = None if not text or (texts[key].optional and text.lower() == "none") else text
         if key in settings and settings[key] != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
         settings[key] = value

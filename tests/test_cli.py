@@ -137,6 +137,8 @@ def test_a_missing_data_set_says_where_to_put_it(
             "--backbone_checkpoint says nothing",
         ),
         (["--model=SASRec", "--dataset=shop", "--export_dir", "--epochs=1"], "--export_dir says nothing"),
+        (["--model=SASRec", "--dataset=shop", "--data_path="], "data_path=None must be the name of a folder"),
+        (["--model=SASRec", "--dataset="], "--dataset is missing"),
         (["--model=SASRec", "--dataset=shop", "--device=cuda"], "'cuda'); use_gpu and gpu_id choose it"),
         (["--model=SASRec", "--dataset=ml-100k", "--data_path=nowhere"], "data_path='nowhere' is no folder"),
         (

@@ -378,6 +378,8 @@ class RaConfig(Config):
                 f"eval_args mode={mode!r}: every item is ranked here; only mode 'full' is supported"
             )
         data_path = final["data_path"]
+        if not isinstance(data_path, str):
+            raise SettingsError(f"data_path={data_path!r} must be the name of a folder")
         super()._set_default_parameters()
         final["valid_metric_bigger"] = larger_is_better(final["valid_metric"])
         final["metric_decimal_place"] = 17  # in full: what is rounded would select another epoch
