@@ -214,7 +214,7 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
-        if key in texts and texts[key].optional and not text:
+        if key in texts and texts[key].optional and not text and key != "space":  # a sweep asks for that
             raise SettingsError(f"--{key} says nothing; write --{key}=TEXT, or leave it out")
         try:
             value = parse_value(text) if equals else True

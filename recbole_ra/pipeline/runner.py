@@ -102,11 +102,6 @@ def run(
         raise DataError(
             f"data set '{config.dataset}': no training rows are left; loosen the filters or the split"
         )
-    for file in () if start_from is None else (start_from, start_from.with_name("best.pt")):
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: no such checkpoint; start_from asks for last.pt and best.pt of a training"
-            )
     state = Run(config, splits, ArtifactStore(Path(config["checkpoint_dir"])), say, on_epoch, start_from)
     state.took("data", started)
     table = splits.whole.table
@@ -123,6 +118,11 @@ def run(
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if start_from is not None and config.regeneration.regenerate == "auto":
         raise SettingsError("regenerate='auto': start_from goes on with one training; name its training data")
+    for file in () if start_from is None else (start_from, start_from.with_name("best.pt")):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no such checkpoint; start_from asks for last.pt and best.pt of a training"
+            )
     mined = MinedPatterns(state)
     if config.uses_retrieval and config.bank.memory_data == "original":
         check_bank_size(state, mined)

@@ -325,10 +325,10 @@ class RaConfig(Config):
             unread |= training
         if self.only_regenerates:
             unread |= training - {"learner", "clip_grad_norm"} | {"valid_metric"}
-        if self.backbone not in BACKBONES:
-            unread |= {*vars(self.feed)}
+        if self.backbone not in BACKBONES:  # a space for any model may search them all the same
+            unread |= {*vars(self.feed)} - {*searched}
         elif not BACKBONES[self.backbone].causal:
-            unread.add("targets_per_pass")
+            unread |= {"targets_per_pass"} - {*searched}
         regeneration, personalisation = self.regeneration, self.personalisation
         personalised = self.backbone in BACKBONES and self.run.workers == 1
         plain = personalisation.personalize == "none" and not (
