@@ -130,9 +130,9 @@ def prepare(
             notes.append(f"titles of {n_titles:,} of {len(items):,} items")
         else:
             write_inter(read.rows, target)
-        if not known and titles_file.exists():
-            titles_file.unlink()
-            notes.append(f"removed {titles_file}, which was of the data set before")
+            if titles_file.exists():
+                titles_file.unlink()
+                notes.append(f"removed {titles_file}, which was of the data set before")
     except BaseException:
         with contextlib.suppress(OSError):  # it may hold other files
             target.parent.rmdir()

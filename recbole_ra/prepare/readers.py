@@ -409,6 +409,10 @@ def _parse_review(source: Path, line: int, text: bytes) -> dict[str, str | float
             raise DataError(f"{where}: {name} is {shown(str(found[name]))}, must be a number")
     for name in ("reviewerID", "asin"):
         found[name] = None if found[name] is None else str(found[name])
-        if (found[name] or "").encode(errors="replace") != (found[name] or "").encode(errors="surrogatepass"):
-            raise DataError(f"{where}: {name} holds half a character ({found[name]!r}); correct it")
+        try:
+            (found[name] or "").encode()
+        except UnicodeEncodeError as fault:
+            raise DataError(
+                f"{where}: {name} holds half a character ({found[name]!r}); correct it"
+            ) from fault
     return found

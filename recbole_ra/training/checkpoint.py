@@ -54,14 +54,14 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Continue every global generator where :func:`random_state` saw it."""
-    torch.set_rng_state(state["torch"].cpu())
+    torch.set_rng_state(state["torch"])
     keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, numbers, following = state["python"]
     random.setstate((version, tuple(numbers), following))
     if "accelerators" in state and torch.cuda.is_available():
         for number, part in zip(range(torch.cuda.device_count()), state["accelerators"], strict=False):
-            torch.cuda.set_rng_state(part.cpu(), number)
+            torch.cuda.set_rng_state(part, number)
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ from ray import tune
 
 from recbole_ra.core.files import digest_bytes, write_bytes
 from recbole_ra.retrieval.finetuning import RAFT
-from recbole_ra.settings.recbole import split_metric
-from recbole_ra.training.evaluation import PROTOCOLS
+from recbole_ra.training.evaluation import flat_result
 from recbole_ra.training.trainer import CHECKPOINT
 from recbole_ra.tuning.cluster import gpu_settings
 from recbole_ra.tuning.options import Sweep
@@ -132,9 +131,7 @@ class Reporter:
         else:
             tune.report(metrics)
 
-    def finish(self, valid: Mapping[str, Mapping[str, float]]) -> None:
+    def finish(self, valid: dict[str, dict[str, float]]) -> None:
         """Report what the finished model reaches: weights of memories are chosen after the last epoch."""
-        protocol, metric = split_metric(self.metric)
-        reached = [valid[name][metric] for name in (PROTOCOLS if protocol == "mean" else (protocol,))]
-        value = sum(reached) / len(reached)
+        value = flat_result(valid)[self.metric]
         tune.report({**self.last, BEST: value, "value": value})

@@ -171,14 +171,20 @@ def test_recommending_without_memories_is_what_explanations_say(
         )
 
 
+def forgetful(trained: Callable[[str], Any], folder: Path) -> tuple[recbole_ra.Recommender, Journal]:
+    """A saved recommender whose journal says that u1 is forgotten, which was applied."""
+    recommender: recbole_ra.Recommender = trained("RaSASRec").load()
+    recommender.save(folder)
+    journal = Journal(folder)
+    journal.append([Change(forgotten="u1")])
+    recommender.forget("u1")
+    return recommender, journal
+
+
 def test_a_journal_that_cannot_be_opened_again_is_by_the_next_change(
     trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recommender = trained("RaSASRec").load()
-    recommender.save(tmp_path / "model")
-    journal = Journal(tmp_path / "model")
-    journal.append([Change(forgotten="u1")])
-    recommender.forget("u1")
+    recommender, journal = forgetful(trained, tmp_path / "model")
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.EMFILE, "injected")
@@ -198,11 +204,7 @@ def test_what_follows_a_save_that_failed_at_its_end_is_kept(
     fails: str, trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder was replaced, and the journal that was open went with the one before."""
-    recommender = trained("RaSASRec").load()
-    recommender.save(tmp_path / "model")
-    journal = Journal(tmp_path / "model")
-    journal.append([Change(forgotten="u1")])
-    recommender.forget("u1")
+    recommender, journal = forgetful(trained, tmp_path / "model")
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.EIO, "injected")
