@@ -165,13 +165,8 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
     from recbole_ra.models.registry import REGENERATOR
 
     renamed = ["--export_dir" + word[5:] if word.partition("=")[0] == "--out" else word for word in words]
-    try:
-        settings, _ = parse_settings(renamed)
-    except SettingsError as error:
-        if not str(error).startswith("--export_dir says nothing"):
-            raise
-        settings = {}
-    if settings.get("export_dir") is None:
+    settings, _ = parse_settings(renamed)
+    if not settings.get("export_dir"):
         raise SettingsError("regenerate: --out is missing; for example --out=dataset/amazon-beauty-dr4sr")
     if "model" in settings:
         raise SettingsError(
@@ -214,14 +209,12 @@ def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise SettingsError("--config_files names no file; write --config_files=FILE[,FILE]")
             files.extend(text.replace(",", " ").split())
             continue
-        if key in texts and texts[key].optional and not text and key != "space":  # a sweep asks for that
-            raise SettingsError(f"--{key} says nothing; write --{key}=TEXT, or leave it out")
         try:
             value = parse_value(text) if equals else True
         except SettingsError as error:
             raise SettingsError(f"--{key}: {error}") from error
         if key in texts:
-            value = None if not text or (texts[key].optional and text.lower() == "none") else text
+            value = None if texts[key].optional and text.lower() == "none" else text
         if key in settings and settings[key] != value:
             raise SettingsError(f"--{key} is given twice, as {settings[key]!r} and {value!r}; keep one")
         settings[key] = value

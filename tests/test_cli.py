@@ -134,11 +134,12 @@ def test_a_missing_data_set_says_where_to_put_it(
         (["--model=SASRec", "--dataset=shop", "--config_files="], "--config_files names no file"),
         (
             ["--model=SASRec", "--dataset=shop", "--backbone_checkpoint="],
-            "--backbone_checkpoint says nothing",
+            "backbone_checkpoint is empty; write",
         ),
-        (["--model=SASRec", "--dataset=shop", "--export_dir", "--epochs=1"], "--export_dir says nothing"),
-        (["--model=SASRec", "--dataset=shop", "--data_path="], "data_path=None must be the name of a folder"),
+        (["--model=SASRec", "--dataset=shop", "--export_dir", "--epochs=1"], "export_dir is empty; write"),
+        (["--model=SASRec", "--dataset=shop", "--data_path="], "data_path='' must be the name of a folder"),
         (["--model=SASRec", "--dataset="], "--dataset is missing"),
+        (["--model=SASRec", "--dataset=shop", "--eval_args={mode: [full]}"], "eval_args mode=['full']"),
         (["--model=SASRec", "--dataset=shop", "--device=cuda"], "'cuda'); use_gpu and gpu_id choose it"),
         (["--model=SASRec", "--dataset=ml-100k", "--data_path=nowhere"], "data_path='nowhere' is no folder"),
         (

@@ -70,6 +70,8 @@ class Setting:
         """Return what is wrong with a value, or None."""
         if self.kind is None or (value is None and self.optional):
             return None
+        if self.optional and value == "":
+            return f"{self.name} is empty; write --{self.name}=VALUE, or leave it out"
         accepted: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and self.kind is not bool):
             return f"{self.name}={value!r} must be {KIND_NAMES[self.kind]}"

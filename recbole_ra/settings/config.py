@@ -372,13 +372,13 @@ class RaConfig(Config):
         if isinstance(final["eval_args"], dict):
             final["eval_args"] = {**self.internal_config_dict["eval_args"], **final["eval_args"]}
         mode = final["eval_args"].get("mode") if isinstance(final.get("eval_args"), dict) else None
-        modes = set(mode.values()) if isinstance(mode, dict) else {mode}
-        if not modes <= {None, "full"}:
+        modes = list(mode.values()) if isinstance(mode, dict) else [mode]
+        if any(one not in (None, "full") for one in modes):
             raise SettingsError(
                 f"eval_args mode={mode!r}: every item is ranked here; only mode 'full' is supported"
             )
         data_path = final["data_path"]
-        if not isinstance(data_path, str):
+        if not isinstance(data_path, str) or not data_path:
             raise SettingsError(f"data_path={data_path!r} must be the name of a folder")
         super()._set_default_parameters()
         final["valid_metric_bigger"] = larger_is_better(final["valid_metric"])

@@ -215,10 +215,10 @@ def plan_sweep(
         For everything that is wrong with them.
     """
     chosen = {**read_files(files), **settings}
+    if not chosen.get("space"):
+        raise SettingsError("--space is missing; for example --space=raft")
     problems: list[str] = []
     options = read(TuneSettings, chosen, problems)
-    if options.space is None:
-        problems.append("--space is missing; for example --space=raft")
     raise_problems(problems)
     space = read_space(Path(str(options.space)))
     own = {key: value for key, value in chosen.items() if key not in declared(TuneSettings)}
