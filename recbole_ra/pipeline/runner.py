@@ -94,9 +94,10 @@ def run(
     started = perf_counter()
     config = RaConfig(model, dataset, config_files, settings)
     logging.getLogger().setLevel(getattr(logging, str(config["state"]).upper(), logging.INFO))
-    idle = [name for name in config.without_effect(config.chosen) if not config.as_made(name)]
-    if idle:
-        say(f"without effect on {config.model} with {config.what_runs}: {', '.join(idle)}")
+    idle = config.without_effect(name for name in config.chosen if not config.as_made(name))
+    for reason in dict.fromkeys(idle.values()):
+        names = ", ".join(name for name in idle if idle[name] == reason)
+        say(f"without effect with {reason}: {names}")
     splits = Splits.load(config)
     if not len(splits.train):
         raise DataError(

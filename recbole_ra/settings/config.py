@@ -291,23 +291,21 @@ class RaConfig(Config):
             found[name] = repr(value)
         return found
 
-    @property
-    def what_runs(self) -> str:
-        """The settings that say which parts of the package take part."""
-        fusion = f", fusion={self.raft.fusion}" if self.uses_retrieval else ""
-        return f"regenerate={self.regeneration.regenerate}{fusion}"
-
-    def without_effect(self, names: Iterable[str], searched: Collection[str] = ()) -> list[str]:
-        """Return those of some settings, ours and of training, that nothing reads in this run.
+    def without_effect(self, names: Iterable[str], searched: Collection[str] = ()) -> dict[str, str]:
+        """Return those of some settings, ours and of training, that nothing reads, and with what else.
 
         ``searched`` are settings that have another value in each trial.
         """
         names = set(names)
+        fusion = f", fusion={self.raft.fusion}" if self.uses_retrieval else ""
         idle = self.outside_stages(names)
         if self.uses_retrieval and "fusion" not in searched:
             idle |= names & self.raft.unread
-        idle |= names & self._unread(searched)
-        return sorted(idle)
+        found = dict.fromkeys(idle, f"model={self.model}, regenerate={self.regeneration.regenerate}{fusion}")
+        for name, condition in self._unread(searched).items():
+            if name in names and name not in found:
+                found[name] = f"{condition}={self.everything[condition]}"
+        return dict(sorted(found.items()))
 
     def outside_stages(self, names: Iterable[str]) -> set[str]:
         """Return those of some settings of ours that shape no stage of this run."""
@@ -317,25 +315,27 @@ class RaConfig(Config):
             if self.about(name).shapes and not self.about(name).shapes & self.stages
         }
 
-    def _unread(self, searched: Collection[str]) -> set[str]:
-        """Return settings that nothing reads as others are; of what is searched nothing follows."""
+    def _unread(self, searched: Collection[str]) -> dict[str, str]:
+        """Return settings that nothing reads, each with the one that decides so, unless that is searched."""
         training = {*self.parameters["Training"], *UNLISTED, "loss_type", *vars(self.feed), *vars(self.optim)}
-        unread = {"metric_decimal_place"}  # metrics are compared as they are
+        of_model = {"metric_decimal_place"}  # metrics are compared as they are
         if self.backbone in CLOSED_FORM:
-            unread |= training
+            of_model |= training
         if self.only_regenerates:
-            unread |= training - {"learner", "clip_grad_norm"} | {"valid_metric"}
+            of_model |= training - {"learner", "clip_grad_norm"} | {"valid_metric"}
         if self.backbone not in BACKBONES:  # a space for any model may search them all the same
-            unread |= {*vars(self.feed)} - {*searched}
+            of_model |= {*vars(self.feed)} - {*searched}
         elif not BACKBONES[self.backbone].causal:
-            unread |= {"targets_per_pass"} - {*searched}
+            of_model |= {"targets_per_pass"} - {*searched}
         regeneration, personalisation = self.regeneration, self.personalisation
         personalised = self.backbone in BACKBONES and self.run.workers == 1
         plain = personalisation.personalize == "none" and not (
             regeneration.regenerate == "auto" and personalised
         )
         weighs = {*vars(personalisation)} - {"personalize"}
+        found: dict[str, str] = {}
         for condition, holds, settings in (
+            ("model", True, of_model),
             ("personalize", plain, weighs),
             ("index_type", self.bank.index_type != "IVFFlat", {"nlist", "nprobe"}),
             ("diversity", not regeneration.diversity, {"n_latents", "balance_weight"}),
@@ -343,8 +343,8 @@ class RaConfig(Config):
             ("loss_type", self["loss_type"] == "CE", {"n_negatives"}),
         ):
             if holds and condition not in searched:
-                unread |= settings
-        return unread
+                found = {**dict.fromkeys(settings, condition), **found}
+        return found
 
     @property
     def chosen_weights(self) -> tuple[str, ...]:

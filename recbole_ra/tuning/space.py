@@ -161,7 +161,7 @@ def check_space(space: Space, config: RaConfig, given: Mapping[str, Any]) -> Non
         if about.fixed or (name in config.known and not about.shapes):
             problems.append(f"{name} may not be searched: {about.fixed or PLACE}")
         elif name in idle:
-            problems.append(f"{name} has no effect on --model={config.model} with {config.what_runs}")
+            problems.append(f"{name} has no effect with {idle[name]}")
         elif name in given:
             problems.append(f"--{name}={given[name]} is given and {name} is searched; keep one")
         else:

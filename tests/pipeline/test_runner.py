@@ -290,14 +290,16 @@ def test_a_damaged_artifact_is_named_and_made_again(settings: dict[str, Any], tm
 def test_settings_without_effect_are_named(settings: dict[str, Any]) -> None:
     said: list[str] = []
     run("SASRec", **settings, alpha=0.3, gamma=0.9, say=said.append)
-    assert said[0].startswith("without effect on SASRec with regenerate=none: alpha, gamma, index_type, ")
+    assert said[0].startswith("without effect with model=SASRec, regenerate=none: alpha, gamma, index_type, ")
 
 
 def test_settings_that_the_fusion_has_no_use_for_are_named(settings: dict[str, Any]) -> None:
     said: list[str] = []
     changes = {"fusion": "transitions", "raft_epochs": 3, "ram_heads": 1, "alpha": 0.3, "mixture_weight": 0.9}
     run("RaSASRec", **{**settings, **changes}, say=said.append)
-    assert said[0].startswith("without effect on RaSASRec with regenerate=none, fusion=transitions: alpha, ")
+    assert said[0].startswith(
+        "without effect with model=RaSASRec, regenerate=none, fusion=transitions: alpha, "
+    )
     assert {"alpha", "raft_epochs", "ram_heads"} <= {*said[0].split(": ")[1].split(", ")}
     assert "mixture_weight" not in said[0]
 

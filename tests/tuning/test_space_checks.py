@@ -50,7 +50,7 @@ def test_what_nothing_reads_is_not_searched(name: str, model: str, settings: dic
     said = checked(parameter, model=model, **settings)
     fusion = f", fusion={settings.get('fusion', 'raserec+transitions')}" if model == "RaSASRec" else ""
     assert (
-        said == f"{name} has no effect on --model={model} with "
+        said == f"{name} has no effect with model={model}, "
         f"regenerate={settings.get('regenerate', 'none')}{fusion}"
     )
 
