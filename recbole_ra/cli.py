@@ -25,7 +25,7 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
        recbole-ra tune --model=MODEL --dataset=NAME --space=FILE [--trials=N] [--resume] [--key=value ...]
        recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
-       recbole-ra recommend [RUN] --users=all|FILE|TOKEN,... [--k=10] [--out=FILE]
+       recbole-ra recommend [RUN] --users=all|FILE|TOKEN,...|--histories=FILE [--k=10] [--out=FILE]
        recbole-ra explain [RUN] --user=TOKEN|--history=ITEM,... [--item=ITEM]
        recbole-ra add [RUN] EVENTS
        recbole-ra forget [RUN] USER

@@ -44,7 +44,7 @@ def scored_by_vectors(recommender: Recommender, asked: str) -> SequentialModel:
         except SettingsError as error:
             raise RequestError(
                 f"{asked}: {recommender.about.model} does not score by vectors of items, so there are none; "
-                "use a model that --help lists with Ra before it"
+                "use a model that `recbole-ra models` lists with Ra"
             ) from error
     model.represent(probe)  # RecBole's models tell their item vectors as they encode
     return model

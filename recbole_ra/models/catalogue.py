@@ -58,8 +58,9 @@ def entries() -> list[Entry]:
     with torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled()):
         for name in others:
             needs = "features of items" if name in READ_FEATURES else ""
-            retrieval = name not in (*WITHOUT_STATES, *READ_FEATURES)
-            found.append(Entry(name, "RecBole", "its own", retrieval, needs, _reference(name)))
+            found.append(
+                Entry(name, "RecBole", "its own", name not in WITHOUT_STATES, needs, _reference(name))
+            )
     for name, kind in CLOSED_FORM.items():
         found.append(Entry(name, "users", "squared error", False, "", kind.source))
     found.append(

@@ -97,7 +97,7 @@ class RegenerationSettings:
 
     regenerate: str = setting(
         "none",
-        "training data: none, patterns, dr4sr, or what `recbole-ra regenerate` wrote; + after any of these "
+        "training data: none, patterns, dr4sr, or what `recbole-ra regenerate` wrote; + after any but none "
         "personalises it (personalize=bilevel); auto: what validation says of them",
         shapes="rows",
         path=True,
@@ -379,7 +379,7 @@ class RaftSettings:
     )
     raft_stopping_step: int = setting(
         10,
-        "epochs without a better validation result before fine-tuning stops",
+        "epochs in a row that may gain less than stopping_margin; one more ends fine-tuning",
         low=0,
         shapes="raft",
         fixed=EPOCHS,

@@ -52,7 +52,14 @@ RECBOLE = {
             shapes=TRAINED | {"teacher", "regenerator", "decoded"},
         ),
         _setting("epochs", "most epochs of the backbone", int, low=1, shapes=TRAINED, fixed=EPOCHS),
-        _setting("stopping_step", "epochs without a better one", int, low=0, shapes=TRAINED, fixed=EPOCHS),
+        _setting(
+            "stopping_step",
+            "epochs in a row that may gain less than stopping_margin; one more ends training",
+            int,
+            low=0,
+            shapes=TRAINED,
+            fixed=EPOCHS,
+        ),
         _setting("eval_step", "epochs per validation", int, low=0, shapes=TRAINED, fixed=EPOCHS),
         _setting(
             "learning_rate",

@@ -14,6 +14,7 @@ def test_every_name_is_listed_once_with_its_source() -> None:
     assert by_name["BERT4Rec"].source == "Fei Sun et al., CIKM 2019"
     assert by_name["SASRecCPR"].source == "Haw-Shiuan Chang et al., WSDM 2024"
     assert by_name["SASRecF"].needs == "features of items"
+    assert by_name["SASRecF"].retrieval
     assert not by_name["TransRec"].retrieval
     assert not any(by_name[name].retrieval for name in CLOSED_FORM)
     for name, kind in BACKBONES.items():

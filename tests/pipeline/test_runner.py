@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from recbole_ra import Result, load, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
+from recbole_ra.models.registry import READ_FEATURES
 from recbole_ra.retrieval import finetuning
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -194,8 +195,9 @@ def test_where_links_are_impossible_the_run_goes_on(
     assert any("is no link" in line for line in said)
 
 
+@pytest.mark.parametrize("model", ["SASRecF", *(f"Ra{name}" for name in READ_FEATURES)])
 def test_a_model_that_reads_features_leaves_no_recommender(
-    settings: dict[str, Any], walks: Path, tmp_path: Path
+    model: str, settings: dict[str, Any], walks: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(walks, tmp_path / "own")
     rows = ["item_id:token\tclass:token_seq", *(f"i{item}\tc{item % 5}" for item in range(30))]
@@ -203,11 +205,14 @@ def test_a_model_that_reads_features_leaves_no_recommender(
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
     said: list[str] = []
     result = run(
-        "SASRecF",
+        model,
         **{**of_recbole(settings), "data_path": str(tmp_path / "own"), "epochs": 1, "load_col": columns},
         say=said.append,
     )
-    assert any("no recommender is kept: SASRecF reads more of the data set" in line for line in said)
+    assert any(
+        f"no recommender is kept: {model.removeprefix('Ra')} reads more of the data set" in line
+        for line in said
+    )
     assert not (Path(result.folder) / "model").exists()
     assert not (Path(result.folder).parent / "latest").exists()
 
