@@ -21,6 +21,9 @@ from recbole_ra.models.history import ItemOffsets
 # matrix products.
 CPU_CHUNK_ELEMENTS = 1 << 20
 GPU_CHUNK_ELEMENTS = 1 << 28
+# float16 has steps of 6e-8 below 6e-5, where most probabilities of a large catalogue lie; rounded to it, all
+# slopes of a million items were wrong to one side, together by 4 %.
+FLOAT16_ITEMS = 1 << 16
 
 
 def full_softmax(
@@ -56,6 +59,8 @@ def full_softmax(
     items, values = (None, None) if offsets is None else offsets
     device = states.device.type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _HALF.get()
+    if half is torch.float16 and len(table) > FLOAT16_ITEMS:
+        half = torch.bfloat16
     how = _Labels(targets, items, smoothing, skip_diagonal, half)
     loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
         states, table, weights, values, how, torch.is_grad_enabled()

@@ -5,6 +5,7 @@ The loop, early stopping, learners, gradient clipping, AMP, tensorboard and W&B 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.trainer import trainer as recbole_trainer
 from recbole.trainer.trainer import Trainer
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -96,6 +98,15 @@ class RaTrainer(Trainer):
     ) -> None:
         with _nothing_logged_here():
             super().__init__(config, model)
+        if self.clip_grad_norm:
+            # RecBole would clip what a loss scaler has multiplied; before a step that is divided again.
+            clip = functools.partial(clip_grad_norm_, **self.clip_grad_norm)
+            self.clip_grad_norm = None
+
+            def clip_all(*_: Any) -> None:
+                clip(model.parameters())
+
+            self.optimizer.register_step_pre_hook(clip_all)
         self.folder = folder
         self.identity = dict(identity)
         self.stage = stage
@@ -286,9 +297,21 @@ class RaTrainer(Trainer):
         self.start_epoch = content["epoch"] + 1
         self.cur_step, self.patience.mark = content["cur_step"], content["mark"]
         self._continue(content, Path(resume_file))
+        self.history = content["history"]
+        if self._learned_with_others(content["settings"]):
+            # Its best epoch was measured with those; what is kept from now on has the present ones.
+            self.cur_step, self.patience.mark = 0, None
+            return
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
-        self.history = content["history"]
+
+    def _learned_with_others(self, settings: Mapping[str, str]) -> bool:
+        """Tell whether a setting that may change under way had another value, of all settings as text."""
+        about = {name: self.config.about(name) for name in self.config.final_config_dict}
+        return any(
+            known.while_training and settings.get(name, repr(known.default)) != repr(self.config[name])
+            for name, known in about.items()
+        )
 
     def _continue(self, content: dict[str, Any], path: Path) -> None:
         """Take over what a subclass wrote besides."""

@@ -19,6 +19,7 @@ from recbole_ra.tuning.options import Sweep
 
 BEST = "best"
 LAST = "last.pt"
+EPOCH = "epoch.txt"
 STARTED_FROM = "started_from.txt"
 
 
@@ -47,7 +48,7 @@ def train_trial(chosen: dict[str, Any], sweep: Sweep, uses_gpu: bool) -> None:
         "show_progress": True,  # a line an epoch in the log; bars need a terminal
     }
     start = _keep_start(folder)
-    reporter = Reporter(sweep, continues=start is not None)
+    reporter = Reporter(sweep, after=None if start is None else int((start.parent / EPOCH).read_text()))
     with open(folder / "log.txt", "a", encoding="utf-8", buffering=1) as log:
         result = run(
             sweep.config.model,
@@ -89,12 +90,13 @@ class Reporter:
 
     Parameters
     ----------
-    continues : bool
-        Whether the trial goes on from another one, whose epochs then are no news.
+    after : int, optional
+        The last epoch of another trial that this one goes on from; those up to it were measured with that
+        one's values and are no news.
     """
 
-    def __init__(self, sweep: Sweep, *, continues: bool) -> None:
-        self.metric, self.bigger, self.continues = sweep.metric, sweep.bigger, continues
+    def __init__(self, sweep: Sweep, *, after: int | None) -> None:
+        self.metric, self.bigger, self.after = sweep.metric, sweep.bigger, after
         self.stage = RAFT if sweep.config.uses_retrieval else sweep.config.backbone
         # Only population based training lets a trial go on from another one's checkpoint.
         self.checkpoint_every = sweep.grace if sweep.options.scheduler == "pbt" else 0
@@ -111,9 +113,11 @@ class Reporter:
         if entry["stage"] != self.stage or self.metric not in entry:
             return
         value, self.epochs = float(entry[self.metric]), self.epochs + 1
+        if self.after is not None and entry["epoch"] <= self.after:
+            return
         if self.best is None or (value >= self.best if self.bigger else value <= self.best):
             self.best, self.best_epoch = value, int(entry["epoch"])
-        if self.continues and CHECKPOINT not in entry:
+        if self.after is not None and CHECKPOINT not in entry:
             return
         metrics = self.last = {
             BEST: self.best,
@@ -127,6 +131,7 @@ class Reporter:
             with tempfile.TemporaryDirectory() as folder:
                 for file in (last, last.with_name("best.pt")):
                     shutil.copy(file, folder)
+                (Path(folder) / EPOCH).write_text(str(entry["epoch"]))
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
         else:
             tune.report(metrics)

@@ -216,3 +216,21 @@ def test_slopes_of_slopes_hold_no_logits() -> None:
         slope.square().sum().backward()
     assert kept
     assert max(kept) <= states.numel()
+
+
+def test_slopes_of_a_large_catalogue_do_not_vanish_in_float16() -> None:
+    table = torch.zeros(1 << 20, 8)
+    table[1000:, 0] = -1.0
+    states = torch.zeros(2, 8)
+    states[:, 0] = 6.0
+    targets = torch.tensor([1, 2])
+
+    def slopes(half: bool) -> list[Tensor]:
+        leaves = [states.clone().requires_grad_(), table.clone().requires_grad_()]
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            full_softmax(*leaves, targets).backward()
+        return [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+    exact, found = slopes(half=False), slopes(half=True)
+    assert torch.allclose(found[0][:, 0], exact[0][:, 0], rtol=5e-3)
+    assert torch.allclose(found[1][1000:, 0], exact[1][1000:, 0], rtol=5e-3)

@@ -86,8 +86,14 @@ def test_a_stage_goes_on_from_another_one_with_other_settings(
     faster = run("RaSASRec", **settings, raft_learning_rate=0.03, start_from=start, say=silent)
     assert [entry["loss"] for entry in faster.history[:-1]] == [e["loss"] for e in whole.history[:-1]]
     assert faster.history[-1]["loss"] != whole.history[-1]["loss"]
-    weighed = run("RaSASRec", **settings, alpha=0.9, start_from=start, say=silent)
+    before = {*(tmp_path / "saved").glob("raft-*")}
+    weighed = run("RaSASRec", **settings, alpha=0.99, start_from=start, say=silent)
     assert weighed.history[-1]["loss"] != whole.history[-1]["loss"]
+    (made,) = {*(tmp_path / "saved").glob("raft-*")} - before
+    best = torch.load(made / "best.pt", weights_only=True)
+    # Only the last epoch was measured with this alpha, so it is the best that there is.
+    assert best["best_valid_score"] == weighed.history[-1]["mean_ndcg@10"]
+    assert best["best_valid_score"] < max(entry["mean_ndcg@10"] for entry in weighed.history)
 
 
 def test_the_test_split_is_left_alone_while_settings_are_chosen(settings: dict[str, Any]) -> None:
