@@ -31,7 +31,8 @@ def facts_of_rows(run: Run, recommender: RetrievalRecommender, split: Any, found
     """Return what the rows of a split are grouped by, one line each in the order of ranking."""
     order = by_length(split.prefixes)
     rows, found = split.prefixes[order], found[torch.from_numpy(order)]
-    popularity = np.bincount(run.splits.train.prefixes.targets, minlength=run.n_items)[rows.targets]
+    # Of all training interactions: a user's first item is no target, and counts here all the same.
+    popularity = np.bincount(run.training_part.sequences.items, minlength=run.n_items)[rows.targets]
     nearest, among = [], []
     for first in range(0, len(found), run.config["eval_batch_size"]):
         part = slice(first, first + run.config["eval_batch_size"])

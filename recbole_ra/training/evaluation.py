@@ -109,7 +109,8 @@ class RankingEvaluator:
     Raises
     ------
     SettingsError
-        If a metric asks for a list of recommendations that is longer than the catalogue.
+        If a metric asks for a list of recommendations that is longer than the catalogue; from :meth:`add`,
+        if it is longer than what a user has not had.
     """
 
     def __init__(self, config: Any, train_dataset: Any) -> None:
@@ -119,9 +120,8 @@ class RankingEvaluator:
             collector.data_collect(SimpleNamespace(dataset=train_dataset))
         needs = self.collectors["unmasked"].register
         # Ranks say all that most metrics ask for; the others get the scores, through RecBole's collector.
-        self.by_rank = not any(
-            needs.need(what) for what in ("rec.items", "rec.meanrank", "rec.score", "data.label")
-        )
+        self.by_rank = not any(needs.need(what) for what in ("rec.items", "rec.score", "data.label"))
+        self.lists = needs.need("rec.items")
         self.cut, n_items = max(config["topk"]), train_dataset.item_num - 1
         if not self.by_rank and self.cut > n_items:
             raise SettingsError(
@@ -129,6 +129,7 @@ class RankingEvaluator:
                 f"there are {n_items} items; lower topk"
             )
         self.found: dict[str, list[Tensor]] = {protocol: [] for protocol in PROTOCOLS}
+        self.n_ranked: dict[str, list[Tensor]] = {protocol: [] for protocol in PROTOCOLS}
 
     def add(self, scores: Tensor, batch: Any, interaction: Any) -> None:
         """Take in the scores of one batch, shape [B, N]."""
@@ -140,10 +141,18 @@ class RankingEvaluator:
                 "the model's scores are not numbers (NaN); lower learning_rate or set clip_grad_norm"
             )
         found = ranks(scores, targets, row, item)
-        for protocol, rank in zip(PROTOCOLS, found, strict=True):
+        every = torch.full_like(targets, scores.shape[1] - 1)
+        left = every - torch.bincount(row, minlength=len(targets))
+        for protocol, rank, n_ranked in zip(PROTOCOLS, found, (every, left), strict=True):
             self.found[protocol].append(rank.cpu())
+            self.n_ranked[protocol].append(n_ranked.cpu())
         if self.by_rank:
             return
+        if self.lists and (fewest := int(left.min())) < self.cut:
+            raise SettingsError(
+                f"topk: metrics ask for {self.cut} recommendations, but a user has had all items but "
+                f"{fewest}; lower topk"
+            )
         users = torch.arange(len(targets), device=scores.device)
         scores[:, 0] = -torch.inf
         self.collectors["unmasked"].eval_batch_collect(scores, interaction, users, targets)
@@ -162,7 +171,10 @@ class RankingEvaluator:
             data = self.collectors[protocol].data_struct
             # Of our ranks also where RecBole's collector took part: one rule for ties and repeated targets.
             data.set("rec.topk", hits(rank, self.cut))
-            for name in ("rec.items", "rec.meanrank", "rec.score", "data.label"):
+            n_ranked = torch.cat(self.n_ranked[protocol])
+            places = (rank.clamp(max=MISSED - 1) + 1).minimum(n_ranked)  # a miss is last
+            data.set("rec.meanrank", torch.stack([places, n_ranked, torch.ones_like(rank)], 1))
+            for name in ("rec.items", "rec.score", "data.label"):
                 if name in data:
                     data.set(name, data.get(name).cpu())
             results[protocol] = {name: float(value) for name, value in self.evaluator.evaluate(data).items()}
