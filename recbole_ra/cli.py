@@ -239,7 +239,8 @@ def prepare(words: Sequence[str]) -> int:
     parser.add_argument(
         "--columns",
         default="",
-        help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING]",
+        help="columns of a table: user_id:USER,item_id:ITEM,timestamp:TIME[,rating:RATING][,title:TITLE]; "
+        "of --titles, too",
     )
     parser.add_argument(
         "--titles", type=Path, help="titles of items: Amazon's metadata, or a table with item and title"

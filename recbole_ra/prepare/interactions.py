@@ -19,7 +19,7 @@ from recbole_ra.core.errors import DataError, SettingsError, nearest
 from recbole_ra.core.files import explain_disk_errors, make_folder, replacing
 from recbole_ra.data.atomic import LONGEST_FIELD, MISSING, check_readable, shown
 from recbole_ra.prepare import readers
-from recbole_ra.prepare.titles import read_titles, titles_of_table, write_titles
+from recbole_ra.prepare.titles import TITLE, read_titles, titles_beside_events, write_titles
 
 IDS = ("user_id", "item_id")
 """Roles that every row has as text; times and ratings are numbers."""
@@ -85,8 +85,9 @@ def prepare(
         One of :data:`KINDS`, or ``auto``: decided by name and content. Of Amazon's ratings, user and
         item may also stand the other way round (2018); sequences have their oldest item first.
     columns : mapping of str to str, optional
-        For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``;
-        those not given are guessed from common names.
+        For a table, the columns that hold ``user_id``, ``item_id``, ``timestamp`` and ``rating``, and
+        ``title``; those not given are guessed from common names. Of ``titles``, the columns of that
+        name, too.
     titles : Path, optional
         Where titles of items are (:func:`recbole_ra.prepare.titles.read_titles`); by default the source,
         if it is a table that has them.
@@ -103,7 +104,8 @@ def prepare(
     Notes
     -----
     Numeric times keep their unit; ISO dates become seconds since 1970 (UTC where no zone is given).
-    Positions ``0, 1, 2, …`` stand in for times where the kind is ``sequences``.
+    Positions ``0, 1, 2, …`` stand in for times where the kind is ``sequences``. Blanks around ids are left
+    out.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise SettingsError(
@@ -112,13 +114,20 @@ def prepare(
     target = out / name / f"{name}.inter"
     with explain_disk_errors(target):
         if target.exists() and not overwrite:
-            raise DataError(f"{target}: exists already; choose another name or allow overwriting")
-    read = read_interactions(source, kind=kind, columns=columns)
+            raise DataError(f"{target}: exists already; choose another --name, or --overwrite it")
+    of_rows = {role: column for role, column in (columns or {}).items() if role != TITLE}
+    named = (columns or {}).get(TITLE)
+    if named is not None and titles is None and kind == "auto":
+        kind = "table"
+    read = read_interactions(source, kind=kind, columns=of_rows)
     notes = list(read.notes)
-    known = read_titles(titles) if titles is not None else {}
-    if titles is None and read.kind == "table":
+    known: dict[str, str] = {}
+    if titles is not None:
+        known = read_titles(titles, item=of_rows.get("item_id"), title=named)
+    elif read.kind == "table":
         with readers.explain_damage(source):
-            known = titles_of_table(source, read.columns["item_id"])
+            known, column = titles_beside_events(source, read.columns["item_id"], named)
+        notes[0] += f", title = {column}" if known else ""
     items = compute.unique(read.rows["item_id"]).to_pylist()
     titles_file = target.with_suffix(".item")
     make_folder(target.parent)
@@ -288,7 +297,10 @@ def _detect(source: Path) -> str:
     if _are_sequences(lines):
         return "sequences"
     kinds = "; ".join(f"'{kind}' ({what})" for kind, what in KINDS.items())
-    raise DataError(f"{source}: cannot tell what kind of file it is; set kind to one of {kinds}")
+    raise DataError(
+        f"{source}: cannot tell what kind of file it is; name the columns of a table, --columns=user_id:NAME,"
+        f"item_id:NAME,timestamp:NAME, or say the --kind: {kinds}"
+    )
 
 
 def _is_amazon_csv(source: Path, lines: list[str]) -> bool:
@@ -332,9 +344,10 @@ def _plain(source: Path, role: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         except pa.ArrowInvalid as fault:
             raise DataError(f"{source}: {role} holds fractions; name a column of ids") from fault
     try:
-        return column.cast(pa.large_string())
+        texts = column.cast(pa.large_string())
     except pa.ArrowException as fault:
         raise DataError(f"{source}: {role} holds {kind}; name a column of single values") from fault
+    return compute.utf8_trim_whitespace(texts)
 
 
 def _is_missing(column: pa.ChunkedArray) -> NDArray[np.bool_]:

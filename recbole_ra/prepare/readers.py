@@ -32,7 +32,7 @@ from recbole_ra.data.table import offsets_of, places
 ROLES = {
     "user_id": "userid user uid reviewerid customerid customer visitorid memberid",
     "item_id": "itemid item iid movieid asin parentasin productid product articleid businessid bookid "
-    "trackid songid gameid isbn",
+    "trackid songid gameid isbn sku",
     "timestamp": "timestamp time ts unixreviewtime unixtime datetime date eventtime createdat tdat",
     "rating": "rating overall stars score",
 }
@@ -184,7 +184,7 @@ def choose_columns(
             if role == "rating" or (role == "timestamp" and not needs_time):
                 continue
             raise DataError(
-                f"{source}: no column has a common name for {role}; {there}; name it in columns, as {role}"
+                f"{source}: no column has a common name for {role}; {there}; name it: --columns={role}:NAME"
             )
         name = wanted[role]
         if header.count(name) != 1:

@@ -27,14 +27,20 @@ from recbole_ra.prepare.readers import (
     read_header,
 )
 
+TITLE = "title"
 COLUMNS = ("title", "itemtitle", "movietitle", "productname", "itemname", "name")
 """Names of columns with titles, best first, compared without case and punctuation."""
 
 
-def title_column(header: list[str]) -> str | None:
-    """Return the column of a header that holds titles, or None; RecBole's ``:type`` suffix is ignored."""
+def title_column(header: list[str], *, of_events: bool = False) -> str | None:
+    """Return the column of a header that holds titles, or None; RecBole's ``:type`` suffix is ignored.
+
+    In a table of interactions a plain ``name`` may as well be the user's, so it does not count.
+    """
     plain = {re.sub("[^a-z0-9]", "", name.split(":")[0].lower()): name for name in reversed(header)}
-    return next((plain[word] for word in COLUMNS if word in plain), None)
+    return next(
+        (plain[word] for word in COLUMNS if word in plain and not (of_events and word == "name")), None
+    )
 
 
 def titles_beside(folder: Path, name: str, separator: str = "\t") -> dict[str, str]:
@@ -64,7 +70,7 @@ def titles_beside(folder: Path, name: str, separator: str = "\t") -> dict[str, s
         }
 
 
-def read_titles(source: Path) -> dict[str, str]:
+def read_titles(source: Path, *, item: str | None = None, title: str | None = None) -> dict[str, str]:
     """Read titles from a file, by item.
 
     Parameters
@@ -72,6 +78,8 @@ def read_titles(source: Path) -> dict[str, str]:
     source : Path
         Amazon's metadata (one object a line, as JSON or, in the release of 2014, as Python writes it), or
         a CSV, TSV, Parquet or ``.item`` file with columns for item and title.
+    item, title : str, optional
+        Their columns, where they have these names; otherwise they are guessed from common ones.
 
     Raises
     ------
@@ -80,46 +88,73 @@ def read_titles(source: Path) -> dict[str, str]:
     """
     check_readable(source)
     with explain_damage(source):
-        return _titles_of(source)
+        return _titles_of(source, item, title)
 
 
-def _titles_of(source: Path) -> dict[str, str]:
+def _titles_of(source: Path, item: str | None, title: str | None) -> dict[str, str]:
     if not is_parquet(source):
         lines = first_lines(source, 1)
         if lines and lines[0].lstrip().startswith("{"):
             return _titles_of_objects(source)
-    header = parquet.read_schema(source).names if is_parquet(source) else read_header(source)[1]
-    item = guess_columns(header).get("item_id")
-    if item is None or title_column(header) is None:
+    header = _header(source)
+    items = item if item in header else guess_columns(header).get("item_id")
+    texts = title if title in header else title_column(header)
+    missing = [role for role, column in (("item_id", items), (TITLE, texts)) if column is None]
+    if items is None or texts is None:
         raise DataError(
-            f"{source}: no columns for item and title; there are {', '.join(header)}; rename them item_id "
-            "and title"
+            f"{source}: no column for {' and '.join(missing)}; there are {', '.join(header)}; name it: "
+            f"--columns={missing[0]}:NAME"
         )
-    return titles_of_table(source, item)
+    return _titles_of_table(source, items, texts)
 
 
-def titles_of_table(source: Path, item: str) -> dict[str, str]:
-    """Read the titles of a table by its column of items; none if no column has a common name for titles."""
+def titles_beside_events(source: Path, item: str, title: str | None) -> tuple[dict[str, str], str | None]:
+    """Read the titles that a table of interactions has, by its column of items.
+
+    Parameters
+    ----------
+    title : str, optional
+        Their column; by default one with a common name for titles.
+
+    Returns
+    -------
+    dict of str to str
+        None if there is no such column.
+    str or None
+        The column.
+
+    Raises
+    ------
+    DataError
+        If the column that is named is not there.
+    """
+    header = _header(source)
+    if title is not None and title not in header:
+        raise DataError(f"{source}: no column '{title}' for title; there are {', '.join(header)}")
+    title = title_column(header, of_events=True) if title is None else title
+    return ({} if title in (None, item) else _titles_of_table(source, item, str(title))), title
+
+
+def _header(source: Path) -> list[str]:
+    return parquet.read_schema(source).names if is_parquet(source) else read_header(source)[1]
+
+
+def _titles_of_table(source: Path, item: str, title: str) -> dict[str, str]:
     if is_parquet(source):
-        title = title_column(parquet.read_schema(source).names)
-        table = None if title is None else parquet.read_table(source, columns=[item, title])
+        table = parquet.read_table(source, columns=[item, title])
     else:
         separator, header = read_header(source)
-        title = title_column(header)
-        table = (
-            None if title is None else read_delimited(source, separator, header, [item, title], header=True)
-        )
-    if table is None or title == item:
-        return {}
+        table = read_delimited(source, separator, header, [item, title], header=True)
     pairs = pa.table(
-        {name: table[column].cast(pa.string()) for name, column in (("item", item), ("title", title))}
+        {
+            name: compute.utf8_trim_whitespace(table[column].cast(pa.string()))
+            for name, column in (("item", item), ("title", title))
+        }
     )
-    pairs = pairs.filter(
-        compute.greater(compute.utf8_length(compute.utf8_trim_whitespace(pairs["title"])), 0)
-    )
+    pairs = pairs.filter(compute.greater(compute.utf8_length(pairs["title"]), 0))
     first = pairs.group_by("item", use_threads=False).aggregate([("title", "first")])
     found = zip(first["item"].to_pylist(), first["title_first"].to_pylist(), strict=True)
-    return {name: text.strip() for name, text in found if name}
+    return {name: text for name, text in found if name}
 
 
 def write_titles(path: Path, items: Iterable[str], titles: Mapping[str, str]) -> int:

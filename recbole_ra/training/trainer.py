@@ -5,7 +5,6 @@ The loop, early stopping, learners, gradient clipping, AMP, tensorboard and W&B 
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -98,13 +97,12 @@ class RaTrainer(Trainer):
     ) -> None:
         with _nothing_logged_here():
             super().__init__(config, model)
-        if self.clip_grad_norm:
+        if clip := config["clip_grad_norm"]:
             # RecBole would clip what a loss scaler has multiplied; before a step that is divided again.
-            clip = functools.partial(clip_grad_norm_, **self.clip_grad_norm)
             self.clip_grad_norm = None
 
             def clip_all(*_: Any) -> None:
-                clip(model.parameters())
+                clip_grad_norm_(model.parameters(), **clip)
 
             self.optimizer.register_step_pre_hook(clip_all)
         self.folder = folder
@@ -295,13 +293,11 @@ class RaTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
         self.start_epoch = content["epoch"] + 1
-        self.cur_step, self.patience.mark = content["cur_step"], content["mark"]
         self._continue(content, Path(resume_file))
         self.history = content["history"]
         if self._learned_with_others(content["settings"]):
-            # Its best epoch was measured with those; what is kept from now on has the present ones.
-            self.cur_step, self.patience.mark = 0, None
-            return
+            return  # its best epoch was measured with those; what is kept from now on has the present ones
+        self.cur_step, self.patience.mark = content["cur_step"], content["mark"]
         self.best_valid_score = content["best_valid_score"]
         self.best_valid_result = content["best_valid_result"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def test_without_titles_there_is_no_item_file(ratings: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n", "no columns for item and title; there are a, b"),
+        ("a,b\n1,2\n", "no column for item_id and title; there are a, b; name it: --columns=item_id:NAME"),
         ('{"asin": "B1", "title": "x"}\n{broken\n', "line 2: is no object"),
         ('{"asin": "B1"}\n[1]\n', "line 2: is no object"),
         ("{'asin': open('x')}\n", "line 1: is no object"),
@@ -167,3 +168,33 @@ def test_odd_literals_of_metadata_are_named(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text("{'asin': 'B1', 'title': 'Soap'}\n{'asin': {[1]}}\n")
     with pytest.raises(DataError, match="line 2: is no object"):
         read_titles(tmp_path / "meta.json")
+
+
+def prepared_titles(folder: Path, text: str, **how: Any) -> tuple[str, tuple[str, ...]]:
+    source = folder / "events.csv"
+    source.write_text(text)
+    made = prepare(source, "shop", folder / "dataset", **how)
+    titles = made.path.with_suffix(".item")
+    return titles.read_text() if titles.exists() else "", made.notes
+
+
+def test_a_name_beside_interactions_may_be_the_users(tmp_path: Path) -> None:
+    text = "user_id,name,item_id,date\nu1,Alice,7,2023-01-02\nu2,Bob,8,2023-01-03\n"
+    titles, notes = prepared_titles(tmp_path, text)
+    assert titles == ""
+    assert "title" not in notes[0]
+    titles, notes = prepared_titles(tmp_path, text, columns={"title": "name"}, overwrite=True)
+    assert titles == "item_id:token\ttitle:token\n7\tAlice\n8\tBob\n"
+    assert notes[0].endswith(", title = name")
+    with pytest.raises(DataError, match="no column 'nme' for title; there are user_id, name, item_id, date"):
+        prepared_titles(tmp_path, text, columns={"title": "nme"}, overwrite=True)
+
+
+def test_columns_are_those_of_the_titles_too(tmp_path: Path) -> None:
+    (tmp_path / "titles.csv").write_text("code,what\n a ,Apple\nb,Bread\n")
+    columns = {"user_id": "u", "item_id": "code", "timestamp": "t", "title": "what"}
+    text = "u,code,t\n1, a,1\n1,b ,2\n 1 ,a,3\n"
+    titles, _ = prepared_titles(tmp_path, text, titles=tmp_path / "titles.csv", columns=columns)
+    assert titles == "item_id:token\ttitle:token\na\tApple\nb\tBread\n"
+    rows = (tmp_path / "dataset" / "shop" / "shop.inter").read_text().splitlines()[1:]
+    assert rows == ["1\ta\t1", "1\tb\t2", "1\ta\t3"]
