@@ -16,7 +16,7 @@ from typing import Any
 
 from recbole_ra.core.arguments import Parser
 from recbole_ra.core.console import abandon, prepare_streams, say, show
-from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.core.errors import RecboleRaError, SettingsError, nearest
 from recbole_ra.core.setting import Setting, declared
 
 USAGE = """\
@@ -26,6 +26,7 @@ usage: recbole-ra --model=MODEL --dataset=NAME [--config_files=FILE ...] [--key=
        recbole-ra regenerate --dataset=NAME --out=FOLDER [--overwrite] [--key=value ...]
        recbole-ra prepare SOURCE --name=NAME [--out=dataset] [--kind=KIND] [--columns=ROLE:COLUMN,...]
        recbole-ra recommend [RUN] --users=all|FILE|TOKEN,...|--histories=FILE [--k=10] [--out=FILE]
+       recbole-ra similar [RUN] --items=FILE|TOKEN,... [--k=10] [--out=FILE]
        recbole-ra explain [RUN] --user=TOKEN|--history=ITEM,... [--item=ITEM]
        recbole-ra add [RUN] EVENTS
        recbole-ra forget [RUN] USER
@@ -40,7 +41,9 @@ left; by default runs/latest. Every setting of RecBole and of ours is --key=valu
 
 
 OF_A_RUN = {
-    **dict.fromkeys(("recommend", "explain", "add", "forget", "export"), "recbole_ra.inference.commands"),
+    **dict.fromkeys(
+        ("recommend", "similar", "explain", "add", "forget", "export"), "recbole_ra.inference.commands"
+    ),
     "serve": "recbole_ra.serving.command",
 }
 """Commands that use what a run left, and the modules that hold them."""
@@ -93,6 +96,12 @@ def command(words: Sequence[str]) -> int:
         return int(getattr(importlib.import_module(OF_A_RUN[words[0]]), words[0])(words[1:]))
     if words[0] == "tune":
         return tune(words[1:])
+    if not words[0].startswith("-") and words[0] != "regenerate":
+        commands = ("models", "prepare", "tune", "regenerate", *OF_A_RUN)
+        raise SettingsError(
+            f"'{words[0]}' is neither a command nor a setting; there are the commands {', '.join(commands)}"
+            f"{nearest(words[0], commands)}; a setting is --key=value"
+        )
     if words[0] == "regenerate":
         return train(regenerate_words(words[1:]))
     return train(words)

@@ -78,6 +78,10 @@ def good() -> str:
         (["--model=SASRec", "--dataset=shop", "--config_files=no.yaml"], "no.yaml: no such file"),
         (["--model=SASRec", "--dataset=shop", "--seed=1", "--seed=2"], "--seed is given twice"),
         (["--model=SASRec", "--dataset=shop", "surplus"], "'surplus' is not a setting"),
+        (
+            ["recomend", "--users=1"],
+            "'recomend' is neither a command nor a setting; there are the",
+        ),
         (["--model=RaSASRec", "--dataset=shop", "--n_neighbors=500"], "holds only 90 memories"),
         (
             ["--model=SASRec", "--dataset=shop", '--user_inter_num_interval="[99,inf)"'],
@@ -139,6 +143,8 @@ def test_a_missing_data_set_says_where_to_put_it(
         (["--model=SASRec", "--dataset=shop", "--export_dir", "--epochs=1"], "export_dir is empty; write"),
         (["--model=SASRec", "--dataset=shop", "--data_path="], "data_path='' must be the name of a folder"),
         (["--model=SASRec", "--dataset="], "--dataset is missing"),
+        (["--model=SASRec", "--dataset=shop", "--data_path=dataset/shop"], "above that: --data_path=dataset"),
+        (["--model=SASRec", "--dataset=f.csv"], "`recbole-ra prepare f.csv --name=f`"),
         (["--model=SASRec", "--dataset=shop", "--eval_args={mode: [full]}"], "eval_args mode=['full']"),
         (["--model=SASRec", "--dataset=shop", "--device=cuda"], "'cuda'); use_gpu and gpu_id choose it"),
         (["--model=SASRec", "--dataset=ml-100k", "--data_path=nowhere"], "data_path='nowhere' is no folder"),
@@ -161,6 +167,7 @@ def test_mistakes_at_the_command_line(
     words: list[str], line: str, data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data(good())
+    Path("f.csv").write_text("user,item,time\n")
     assert line in refusal(capsys, *words)
 
 

@@ -105,6 +105,16 @@ class CompactDataset(SequentialDataset):
                 return
             if folder.exists() and not os.listdir(folder):
                 folder.rmdir()
+            if (folder.parent / f"{self.dataset_name}.inter").is_file():
+                raise DataError(
+                    f"data set '{self.dataset_name}' is in {folder.parent}; --data_path names the folder "
+                    f"above that: --data_path={folder.parent.parent}"
+                ) from error
+            if Path(self.dataset_name).is_file():
+                raise DataError(
+                    f"--dataset={self.dataset_name} is a file; make a data set of it first: "
+                    f"`recbole-ra prepare {self.dataset_name} --name={Path(self.dataset_name).stem}`"
+                ) from error
             raise DataError(
                 f"data set '{self.dataset_name}' is not at {folder} ({str(error).splitlines()[0]}); put the "
                 f"interactions into {folder}/{self.dataset_name}.inter (`recbole-ra prepare` makes it), or "

@@ -1,4 +1,4 @@
-"""The commands that use what a run left: recommend, explain, add, forget and export."""
+"""The commands that use what a run left: recommend, similar, explain, add, forget and export."""
 
 from __future__ import annotations
 
@@ -49,15 +49,22 @@ def recommend(words: Sequence[str]) -> int:
     _add_filter_seen(parser)
     parser.add_argument("--items", help="recommend none but these: tokens, or a file with a token a line")
     parser.add_argument("--exclude", help="recommend none of these: tokens, or a file with a token a line")
+    _add_columns(parser)
     _add_unknown_items(parser)
     parser.add_argument("--on_cold_users", default="popular", help="popular or error (default: popular)")
     given = parser.parse_args(words)
+    if given.columns and given.histories is None:
+        raise RequestError("--columns is of the table that --histories names; leave it out")
     if given.out is not None:
         check_ending(given.out)
     recommender = load(given.run)
     requests = recommender.requests(
         **_who(given), on_unknown_items=given.on_unknown_items, on_cold_users=given.on_cold_users
     )
+    if given.users is not None and _is_file(given.users) and requests.cold.all():
+        raise RequestError(
+            f"{given.users}: none of its lines is a user of this recommender; write a token a line"
+        )
     chosen = recommender.selection(
         given.k,
         filter_seen=given.filter_seen,
@@ -81,6 +88,25 @@ def recommend(words: Sequence[str]) -> int:
             bar.update(table["user"].nunique())
     seconds = perf_counter() - started
     show(f"{given.out}: {len(requests):,} users, {len(requests) / seconds:,.0f} users/s")
+    return 0
+
+
+def similar(words: Sequence[str]) -> int:
+    """List the items whose vectors are most similar to those of some items."""
+    parser = run_parser("similar", "List items like others, by the cosine of their vectors.")
+    parser.add_argument("--items", required=True, help="tokens, or a file with a token a line")
+    parser.add_argument("--k", type=int, default=10, help="items for each (default: 10)")
+    parser.add_argument("--out", type=Path, help="csv, tsv, parquet or jsonl, by its ending")
+    given = parser.parse_args(words)
+    if given.out is not None:
+        check_ending(given.out)
+    found = load(given.run).similar_items(_tokens(given.items), given.k)
+    if given.out is None:
+        show(_as_text(found))
+        return 0
+    with table_writer(given.out) as write:
+        write(found)
+    show(f"{given.out}: {len(found):,} rows")
     return 0
 
 
@@ -200,7 +226,8 @@ def _who(given: argparse.Namespace) -> dict[str, Any]:
         return {"users": "all" if given.users == "all" else _tokens(given.users)}
     if given.history is not None:
         return {"histories": [_tokens(given.history)]}
-    return {"histories": _interactions(given.histories, needs_time=False)}
+    columns = parse_columns(given.columns)
+    return {"histories": _interactions(given.histories, columns=columns, needs_time=False)}
 
 
 def _interactions(source: Path, **how: Any) -> pd.DataFrame:
@@ -220,23 +247,29 @@ def _tokens(text: str) -> list[str]:
         If there are none, or it names a file that is not there.
     """
     path = Path(text)
-    try:
-        is_file = path.is_file()
-    except OSError:  # no file has so long a name
-        is_file = False
-    if is_file:
+    if _is_file(text):
         try:
             tokens = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise RequestError(f"{path}: is not UTF-8 text; write one token a line") from error
     elif path.suffix in (".txt", ".csv", ".tsv") or (path.parent != Path() and "," not in text):
-        raise RequestError(f"{path}: no such file; name one, or write tokens with commas between")
+        raise RequestError(
+            f"{path}: no such file; name one, or write tokens with commas between (a single one with a comma "
+            "after it)"
+        )
     else:
         tokens = text.split(",")
     tokens = [token.strip() for token in tokens if token.strip()]
     if not tokens:
         raise RequestError(f"'{text}': holds no token; write one a line in a file, or commas between")
     return tokens
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # no file has so long a name
+        return False
 
 
 def _say_what_is_unknown(requests: Requests, chosen: Selection) -> None:

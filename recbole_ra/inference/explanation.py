@@ -112,11 +112,7 @@ def explain(
     on_unknown_items: str,
 ) -> Explanation:
     """Explain one recommendation; see :meth:`Recommender.explain`."""
-    given: dict[str, Any] = {
-        "context": context,
-        "on_unknown_items": on_unknown_items,
-        "on_cold_users": "error",
-    }
+    given: dict[str, Any] = {"context": context, "on_unknown_items": on_unknown_items}
     label = None if user is None else str(as_names([user])[0])
     if history is None:
         if label is None:
@@ -132,12 +128,16 @@ def explain(
         requests = recommender.requests(
             histories=[list(items)] if label is None else {label: list(items)}, **given
         )
+    if requests.cold.any():
+        raise RequestError(
+            "explain: the history holds no item that this recommender knows, so nothing speaks for one"
+        )
     scorer, names = recommender.scorer, recommender.items
     interaction = scorer.interaction(requests)
     memory = recommender.memory
     query = interaction if memory is None else _retrieve(memory, interaction)
     scores = scorer.scores(query)[0]
-    target = None if item is None else int(names.require([item], "item", "error")[0][0])
+    target = None if item is None else int(names.require([item], "item", "error", "name another")[0][0])
     allowed = _allowed(scores, requests, filter_seen, target)
     if target is None:
         target = int(torch.where(allowed, scores, -torch.inf).argmax())

@@ -115,6 +115,8 @@ def model_folder(path: Path) -> Path:
             f"{path}: no such run folder; train a model first, or name the folder that a run printed as "
             "its result"
         )
+    if (path / LATEST).is_dir():
+        raise CheckpointError(f"{path}: holds runs; name one of them, such as {path / LATEST}")
     raise CheckpointError(
         f"{path}: holds no recommender ({MODEL}/ is missing); trials of a sweep, runs that only regenerate "
         "and runs with save_model=false leave none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import chain
 from typing import Any
 
@@ -162,11 +162,13 @@ def request_times(context: Mapping[str, Any] | None, labels: NDArray[Any]) -> ND
         times = np.broadcast_to(_seconds(column), len(labels))
     except ValueError as error:
         raise RequestError(
-            f"context: time must be a number, one for each of the {len(labels)} requests, or a mapping "
-            "from user to number"
+            f"context: time must be a number or date, one for each of the {len(labels)} requests, or a "
+            "mapping from user to these"
         ) from error
     if np.isnan(times).any():
-        raise RequestError("context: time must be a number, one for all or one for each, and not NaN")
+        raise RequestError(
+            "context: time must be a number or ISO date, one for all or one for each, and not NaN"
+        )
     return times
 
 
@@ -213,13 +215,13 @@ def times_of(column: pd.Series, what: str) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         raise RequestError(
-            f"{what}: timestamp {column.iloc[bad[0]]!r} (row {bad[0]}) is no number; correct it"
+            f"{what}: timestamp {column.iloc[bad[0]]!r} (row {bad[0]}) is no number or ISO date; correct it"
         )
     return times
 
 
 def _seconds(column: pd.Series) -> NDArray[np.float64]:
-    """Return numbers as they are and dates as seconds since 1970 (UTC), NaN for anything else."""
+    """Return numbers as they are and dates as seconds since 1970 (UTC where no zone is said), else NaN."""
     if column.dtype.kind == "M":
         dates = column.dt.tz_convert(None) if column.dt.tz is not None else column
         micro = dates.to_numpy().astype("datetime64[us]")  # of nanoseconds there are 292 years
@@ -232,7 +234,14 @@ def _seconds(column: pd.Series) -> NDArray[np.float64]:
 
 
 def _number(time: object) -> object:
-    """Return a date as seconds; what pandas could not read, or would misread, is no number."""
+    """Return a date (ISO's, as text) as seconds; what pandas could not read, or would misread, is none."""
+    if isinstance(time, str):
+        try:
+            return float(time)
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                return _number(datetime.fromisoformat(time.strip()))
+        return np.nan
     if isinstance(time, date | np.datetime64):
         with contextlib.suppress(ValueError, OverflowError):
             return pd.Timestamp(time).timestamp()  # UTC where it has no zone
@@ -256,7 +265,8 @@ def refuse_cold(requests: Requests, on_cold_users: str) -> None:
     """Raise RequestError for requests of which nothing is known, unless they get popular items."""
     labels = [str(label) for label in requests.labels[requests.cold]]
     if labels and on_cold_users == "error":
+        what = "histories: number" if requests.labels.dtype.kind == "i" else "users:"
         raise RequestError(
-            f"users: {listed(labels)} unknown or without a known item; give a history, or choose "
-            "on_cold_users=popular"
+            f"{what} {listed(labels)} unknown or without a known item; give a history of known items, or "
+            "choose on_cold_users=popular"
         )

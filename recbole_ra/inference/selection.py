@@ -71,12 +71,12 @@ class Selection:
         return cls(k, filter_seen, allowed, memories, unknown_items or {})
 
 
-def check_k(k: int, n_items: int) -> None:
-    """Raise RequestError unless ``k`` is a number of items that the catalogue has."""
+def check_k(k: int, n_items: int, what: str = "items") -> None:
+    """Raise RequestError unless ``k`` is a number of items that there are."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise RequestError(f"k={k!r}: must be a whole number from 1 on")
     if k > n_items:
-        raise RequestError(f"k={k}: there are only {n_items} items; ask for fewer")
+        raise RequestError(f"k={k}: there are only {n_items} {what}; ask for fewer")
 
 
 def recommendations(

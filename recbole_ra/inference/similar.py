@@ -78,7 +78,7 @@ def similar(vectors: Tensor, items: Items, ids: IntArray, k: int) -> pd.DataFram
     RequestError
         If ``k`` is no number of other items.
     """
-    check_k(k, len(items) - 2)
+    check_k(k, len(items) - 2, "other items")
     found = np.empty((len(ids), k), np.int64)
     score = np.empty((len(ids), k), np.float32)
     size = max(1, min(ROWS, CELLS // len(items)))

@@ -90,7 +90,13 @@ class Items(Tokens):
         title = self.title(number)
         return f"{self.names[number]} ({title})" if title else str(self.names[number])
 
-    def require(self, names: Iterable[object], what: str, on_unknown: str) -> tuple[IntArray, list[str]]:
+    def require(
+        self,
+        names: Iterable[object],
+        what: str,
+        on_unknown: str,
+        remedy: str = "leave it out, or choose on_unknown_items=skip",
+    ) -> tuple[IntArray, list[str]]:
         """Find the items that a request names.
 
         Parameters
@@ -99,6 +105,8 @@ class Items(Tokens):
         what : str
             Where the request names them, for the message.
         on_unknown : {"skip", "error"}
+        remedy : str
+            What the message advises.
 
         Returns
         -------
@@ -119,7 +127,7 @@ class Items(Tokens):
         if unknown and on_unknown == "error":
             raise RequestError(
                 f"{what}: {listed(unknown)} not among the {len(self) - 1} items of this recommender"
-                f"{self.nearest(unknown[0])}; leave it out, or choose on_unknown_items=skip"
+                f"{self.nearest(unknown[0])}; {remedy}"
             )
         return ids, unknown
 

@@ -148,6 +148,25 @@ def test_added_events_stay_and_forgotten_users_go(run: Path, said: Said) -> None
     assert "newbie" not in recbole_ra.load(run).users
 
 
+def test_similar_items(run: Path, said: Said) -> None:
+    expected = recbole_ra.load(run).similar_items(["i1", "i2"], k=3)
+    code, out, _ = said("similar", "--items=i1,i2", "--k=3")
+    assert code == 0
+    for row in expected.itertuples():
+        assert f"│ {row.item}" in out
+        assert f"{row.score:.4f}" in out
+    code, out, _ = said("similar", "--items=i1,i2", "--k=3", "--out=like.csv")
+    assert (code, out) == (0, "like.csv: 6 rows\n")
+    assert pd.read_csv("like.csv")["similar"].tolist() == expected["similar"].tolist()
+
+
+def test_columns_of_histories(run: Path, said: Said) -> None:
+    Path("log.csv").write_text("who,what\na,i1\na,i2\n")
+    code, out, _ = said("recommend", "--histories=log.csv", "--columns=user_id:who,item_id:what", "--k=1")
+    assert code == 0
+    assert recbole_ra.load(run).recommend(histories=[["i1", "i2"]], k=1)["item"][0] in out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -157,6 +176,15 @@ def test_added_events_stay_and_forgotten_users_go(run: Path, said: Said) -> None
         (["recommend", "--users=all", "--out=recs.xls"], "its ending must be one of .csv, .tsv, .parquet"),
         (["recommend", "--users=none.txt"], "none.txt: no such file"),
         (["recommend", "--users=,"], "holds no token"),
+        (["recommend", "--users=wrong.csv"], "wrong.csv: none of its lines is a user of this recommender"),
+        (
+            ["recommend", "--users=a/b"],
+            "a/b: no such file; name one, or write tokens with commas",
+        ),
+        (["recommend", "--users=u1", "--columns=user_id:who"], "--columns is of the table that --histories"),
+        (["recommend", "runs", "--users=all"], "runs: holds runs; name one of them, such as runs/latest"),
+        (["similar", "--items=zz"], "items: 'zz' is not among the 25 items of this recommender"),
+        (["similar", "--items=i1", "--k=25"], "k=25: there are only 24 other items"),
         (["recommend", "--users=zz", "--on_cold_users=error"], "'zz' is unknown or without a known item"),
         (["recommend", "--users=u1", "--items=zz"], "leave no item to recommend"),
         (["recommend", "--history=i1,zz", "--on_unknown_items=error"], "'zz' is not among the 25 items"),

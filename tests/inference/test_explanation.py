@@ -118,8 +118,9 @@ def test_it_is_plain_values(recommender: recbole_ra.Recommender) -> None:
     [
         ({}, "give a history or a user"),
         ({"user": "u99"}, "'u99' is not among the users"),
-        ({"history": []}, "unknown or without a known item"),
-        ({"history": ["x"]}, "unknown or without a known item"),
+        ({"history": []}, "explain: the history holds no item that this recommender knows"),
+        ({"history": ["x"]}, "explain: the history holds no item that this recommender knows"),
+        ({"history": ["i1"], "item": "x"}, "not among the .* items of this recommender; name another"),
         ({"history": ["i1"], "item": "x"}, "item: 'x' is not among the 25 items"),
         ({"history": "i1"}, "must be a list of tokens"),
         ({"history": [f"i{i}" for i in range(25)]}, "holds every item"),

@@ -12,6 +12,7 @@ import pytest
 
 import recbole_ra
 from recbole_ra.core.errors import RecboleRaError, RequestError
+from recbole_ra.inference.requests import request_times
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,10 @@ def test_a_time_is_read_in_seconds_whoever_it_is_of(time: Any, recommender: recb
 def test_dates_beyond_nanoseconds_are_read(recommender: recbole_ra.Recommender) -> None:
     asked = recommender.requests([5], context={"time": np.datetime64("9999-01-01")})
     assert asked.times.tolist() == [253_370_764_800]
+
+
+def test_a_date_may_be_text() -> None:
+    labels = np.array(["a", "b", "c"], dtype=object)
+    given = ["2024-05-01", "2024-05-01T12:00:00+02:00", "7.5"]
+    found = request_times({"time": given}, labels)
+    assert found.tolist() == [1714521600.0, 1714557600.0, 7.5]

@@ -44,7 +44,7 @@ BAD: list[tuple[int, str, dict[str, Any], str]] = [
     (415, "/recommend", {"content": b"users=u1", "headers": {"content-type": "text/html"}}, "application/j"),
     (415, "/events", {"content": b"{}"}, "application/json"),
     (404, "/similar", {"json": {"item": "no such item"}}, "item: 'no such item' is unknown"),
-    (422, "/similar", {"json": {"item": "i1", "k": 25}}, "there are only 24 items"),
+    (422, "/similar", {"json": {"item": "i1", "k": 25}}, "there are only 24 other items"),
     (404, "/explain", {"json": {"user": "nobody"}}, "user: 'nobody' is unknown"),
     (404, "/explain", {"json": {"history": ["i1"], "item": "nix"}}, "item: 'nix' is unknown"),
     (422, "/explain", {"json": {"history": []}}, "history"),
