@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, and the store of artifacts made of them."""
+"""Write files and folders so that they are whole or absent; lock, read and digest them."""
 
 from __future__ import annotations
 

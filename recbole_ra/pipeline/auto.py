@@ -24,7 +24,7 @@ from recbole_ra.regeneration.stage import regeneration_stage
 from recbole_ra.report.plots import png_figure
 from recbole_ra.retrieval.bank import bank_stage
 from recbole_ra.retrieval.candidates import metric_of_rows
-from recbole_ra.retrieval.choice import Candidate
+from recbole_ra.retrieval.choice import Candidate, best_that_helps
 from recbole_ra.retrieval.finetuning import as_at_the_test, raft_stage
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.recbole import split_metric
@@ -69,8 +69,7 @@ class DataChoice:
         cls, candidates: list[Candidate], metric: str, protocol: str, *, with_memories: bool
     ) -> DataChoice:
         """Choose the best one that helps, or the originals, which stand first."""
-        helping = [candidate for candidate in candidates[1:] if candidate.helps(protocol)]
-        best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+        best = best_that_helps(candidates, protocol)
         return cls(metric, protocol, with_memories, str(best.setting["regenerate"]), candidates)
 
     @property

@@ -34,6 +34,7 @@ from recbole_ra.retrieval.finetuning import cached, raft_stage, retrieve_rows
 from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import backbone_stage
+from recbole_ra.training.checkpoint import BEST, LAST
 from recbole_ra.training.evaluation import RankingEvaluator
 from recbole_ra.training.run import Run
 from recbole_ra.training.trainer import TENSORBOARD, RaTrainer
@@ -119,10 +120,10 @@ def run(
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
     if start_from is not None and config.regeneration.regenerate == "auto":
         raise SettingsError("regenerate='auto': start_from goes on with one training; name its training data")
-    for file in () if start_from is None else (start_from, start_from.with_name("best.pt")):
+    for file in () if start_from is None else (start_from, start_from.with_name(BEST)):
         if not file.is_file():
             raise CheckpointError(
-                f"{file}: no such checkpoint; start_from asks for last.pt and best.pt of a training"
+                f"{file}: no such checkpoint; start_from asks for {LAST} and {BEST} of a training"
             )
     mined = MinedPatterns(state)
     if config.uses_retrieval and config.bank.memory_data == "original":

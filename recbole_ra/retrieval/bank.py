@@ -1,4 +1,4 @@
-"""The second stage: the memory bank, and the neighbours of rows in it."""
+"""Stage ``bank``: encode training rows, and find the neighbours of rows among them."""
 
 from __future__ import annotations
 

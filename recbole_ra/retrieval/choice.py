@@ -185,6 +185,12 @@ class Choice:
         return cls(saved["metric"], saved["protocol"], steps, saved.get("given", {}))
 
 
+def best_that_helps(candidates: Sequence[Candidate], protocol: str) -> Candidate:
+    """Return the best candidate of those that help, or the first, which all are compared with."""
+    helping = [candidate for candidate in candidates[1:] if candidate.helps(protocol)]
+    return max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+
+
 def searched(
     recommender: RetrievalRecommender, weight: str
 ) -> list[Callable[[Candidate | None], list[dict[str, float]]]]:
@@ -248,8 +254,7 @@ def choose(
                 Candidate.measured(setting, values, before, batches.users)
                 for setting, values in zip(tried, measured, strict=True)
             ]
-            helping = [candidate for candidate in candidates if candidate.helps(protocol)]
-            best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])
+            best = best_that_helps(candidates, protocol)
         assert best is not None, "every weight is tried"
         use(recommender, best.setting)
         steps.append(Step(weight, best.setting, candidates))

@@ -1,4 +1,4 @@
-"""The third stage: retrieval-augmented fine-tuning (METHOD 5)."""
+"""Stage ``raft``: retrieval-augmented fine-tuning (METHOD 5)."""
 
 from __future__ import annotations
 

@@ -99,23 +99,15 @@ def find_neighbours(
     DataError
         If scope "past" is asked of queries without times.
     """
-    times = queries.times
-    if times is None:
-        if scope == "past":
-            raise DataError(
-                "memory_scope=past needs a time for every query and there is none; use memory_scope=any"
-            )
-        times = np.full(len(states), np.nan)
-    shape = len(states), k
-    found = Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.float32))
-    _Search(bank, states, queries.users, queries.lengths, times, scope, found).run()
-    return found
+    search = _Search.of(bank, states, queries, k, scope)
+    search.run()
+    return search.found
 
 
 def random_neighbours(
     bank: MemoryBank, states: NDArray[np.floating[Any]], queries: Queries, *, k: int, scope: str
 ) -> Neighbours:
-    """Pick ``k`` memories that have nothing to do with the state; arguments as in :func:`find_neighbours`.
+    """Pick ``k`` memories that have nothing to do with the state; all else as in :func:`find_neighbours`.
 
     Which ones follows from the query's owner and length alone, so that a query has the same in each pass.
     """
@@ -123,13 +115,10 @@ def random_neighbours(
         return find_neighbours(bank, states, queries, k=k, scope=scope)
     mixed = queries.users[:, None] * 2_654_435_761 + queries.lengths[:, None] * 40_503 + np.arange(k) * 97
     ids = (mixed % 2_147_483_647 * 48_271 % 2_147_483_647) % len(bank)
-    times = np.full(len(states), np.nan) if queries.times is None else queries.times
-    shape = len(states), k
-    found = Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.float32))
-    search = _Search(bank, states, queries.users, queries.lengths, times, scope, found)
+    search = _Search.of(bank, states, queries, k, scope)
     rows = np.arange(len(states))
-    search.keep(rows, np.zeros(shape, np.float32), ids, search.may_see(rows, ids))
-    return found
+    search.keep(rows, np.zeros(ids.shape, np.float32), ids, search.may_see(rows, ids))
+    return search.found
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +132,22 @@ class _Search:
     times: NDArray[np.float64]
     scope: str
     found: Neighbours
+
+    @classmethod
+    def of(
+        cls, bank: MemoryBank, states: NDArray[np.floating[Any]], queries: Queries, k: int, scope: str
+    ) -> _Search:
+        """Begin a search; parameters and errors as in :func:`find_neighbours`."""
+        times = queries.times
+        if times is None:
+            if scope == "past":
+                raise DataError(
+                    "memory_scope=past needs a time for every query and there is none; use memory_scope=any"
+                )
+            times = np.full(len(states), np.nan)
+        shape = len(states), k
+        found = Neighbours(np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.float32))
+        return cls(bank, states, queries.users, queries.lengths, times, scope, found)
 
     def run(self) -> None:
         """Find the neighbours of all queries, block by block.

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from recbole_ra.serving.problems import MEDIA_TYPE
+
 MAX_K = 1000
 MAX_ROWS = 20_000
 """Items in one answer: users or histories, times ``k``."""
@@ -225,5 +227,5 @@ class Problem(BaseModel):
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the errors of an endpoint for OpenAPI."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": "an error", "content": content} for status in statuses}

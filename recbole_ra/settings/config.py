@@ -25,6 +25,7 @@ from recbole_ra.models.registry import BACKBONES, CLOSED_FORM, OURS, REGENERATOR
 from recbole_ra.models.transformer import ACTIVATIONS
 from recbole_ra.settings.contradictions import COUNTED, REGENERATIONS, contradictions
 from recbole_ra.settings.declared import (
+    GROUPS,
     OUR_SETTINGS,
     BankSettings,
     FeedSettings,
@@ -80,6 +81,16 @@ class RaConfig(Config):
         For everything that is wrong with the settings, all in one line.
     """
 
+    feed: FeedSettings
+    optim: OptimSettings
+    scoring: ScoringSettings
+    patterns: PatternSettings
+    regeneration: RegenerationSettings
+    personalisation: PersonalisationSettings
+    bank: BankSettings
+    raft: RaftSettings
+    run: RunSettings
+
     def __init__(
         self,
         model: str | None,
@@ -108,21 +119,14 @@ class RaConfig(Config):
             reason = str(error.args[0] if error.args else "").splitlines() or [type(error).__name__]
             raise SettingsError(reason[0]) from error
         problems: list[str] = []
-        self.feed = read(FeedSettings, self.final_config_dict, problems)
-        self.optim = read(OptimSettings, self.final_config_dict, problems)
-        self.scoring = read(ScoringSettings, self.final_config_dict, problems)
-        self.patterns = read(PatternSettings, self.final_config_dict, problems)
-        self.regeneration = read(RegenerationSettings, self.final_config_dict, problems)
+        for name, group in GROUPS.items():
+            setattr(self, name, read(group, self.final_config_dict, problems))
         if self.only_regenerates and "regenerate" not in self._user_keys:
             self.regeneration = dataclasses.replace(self.regeneration, regenerate="dr4sr")
-        self.personalisation = read(PersonalisationSettings, self.final_config_dict, problems)
         self._personalise()
         self._read_set(problems)
-        self.bank = read(BankSettings, self.final_config_dict, problems)
-        self.raft = read(RaftSettings, self.final_config_dict, problems)
         if self.bank.memory_scope == "past" and "fusion" not in self._user_keys:
             self.raft = dataclasses.replace(self.raft, fusion=self.raft.fuses)  # transitions know no time
-        self.run = read(RunSettings, self.final_config_dict, problems)
         self.architecture: Any = None
         if self.backbone in OURS:
             self.architecture = read(OURS[self.backbone].Settings, self.final_config_dict, problems)
@@ -246,21 +250,15 @@ class RaConfig(Config):
     @property
     def everything(self) -> dict[str, Any]:
         """Every setting that a run reads, RecBole's and ours, those left at their defaults too."""
-        groups = (
-            self.feed,
-            self.optim,
-            self.scoring,
-            self.patterns,
-            self.regeneration,
-            self.personalisation,
-            self.bank,
-            self.raft,
-            self.run,
-        )
         known = {} if self.architecture is None else dict(vars(self.architecture))
-        for group in groups:
-            known.update(vars(group))
+        for name in GROUPS:
+            known.update(vars(getattr(self, name)))
         return {**self.final_config_dict, **known}
+
+    @property
+    def last_stage(self) -> str:
+        """The stage whose epochs are reported, and which a run may continue from another one's."""
+        return "raft" if self.uses_retrieval else "backbone"
 
     @functools.cached_property
     def stages(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ help, checks of search spaces and notes on settings without effect follow from i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from recbole_ra.core.setting import setting
 from recbole_ra.data.table import split_origins
@@ -437,14 +438,17 @@ class RunSettings:
     reuse: bool = setting(True, "use the results of stages whose inputs have not changed")
 
 
-OUR_SETTINGS = (
-    FeedSettings,
-    OptimSettings,
-    ScoringSettings,
-    PatternSettings,
-    RegenerationSettings,
-    PersonalisationSettings,
-    BankSettings,
-    RaftSettings,
-    RunSettings,
-)
+GROUPS: dict[str, Any] = {
+    "feed": FeedSettings,
+    "optim": OptimSettings,
+    "scoring": ScoringSettings,
+    "patterns": PatternSettings,
+    "regeneration": RegenerationSettings,
+    "personalisation": PersonalisationSettings,
+    "bank": BankSettings,
+    "raft": RaftSettings,
+    "run": RunSettings,
+}
+"""Settings of ours by the name that a configuration has them under."""
+
+OUR_SETTINGS = tuple(GROUPS.values())

@@ -7,7 +7,6 @@ something else from the same inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -55,13 +54,4 @@ def stages_before(name: str) -> frozenset[str]:
     found: set[str] = set()
     for before in STAGES[name].after:
         found |= {before} | stages_before(before)
-    return frozenset(found)
-
-
-def stages_after(names: Iterable[str]) -> frozenset[str]:
-    """Return the stages, and those that read their results, directly or not."""
-    found = set(names)
-    for name, stage in STAGES.items():
-        if found & set(stage.after):
-            found.add(name)
     return frozenset(found)

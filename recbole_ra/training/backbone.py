@@ -1,4 +1,4 @@
-"""The first stage: a trained backbone."""
+"""Stage ``backbone``: train the backbone, or reuse it."""
 
 from __future__ import annotations
 

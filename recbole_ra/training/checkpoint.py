@@ -17,6 +17,9 @@ from recbole_ra.core.files import write_bytes
 
 FORMAT = 2
 
+BEST, LAST = "best.pt", "last.pt"
+"""Files of a stage that trains: what it selects, and the state after its latest epoch."""
+
 ENTRIES = {"identity": dict, "state_dict": dict, "history": list, "settings": dict}
 IDENTITY = {"model": str, "vocabulary": str, "n_items": int, "training_part": str, "settings": dict}
 EPOCH = {"stage": str, "epoch": int, "loss": (int, float)}

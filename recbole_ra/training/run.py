@@ -71,10 +71,26 @@ class Trust:
 class Run:
     """What the stages of one run share.
 
-    ``start_from`` is a checkpoint of the last stage, perhaps with other settings, that it continues from;
-    ``folders`` says where the artifact of each stage lies, ``trust`` what each training target counts where
-    that is learned, ``known`` the keys of what this run, or another of the same call, has made or found
-    (then True: it was there before).
+    Attributes
+    ----------
+    start_from : Path, optional
+        Checkpoint of the last stage, perhaps with other settings, that it continues from.
+    regenerated : RegeneratedDataset, optional
+        Training rows in place of the originals.
+    trust : Trust, optional
+        What each training target counts, where that is learned.
+    seconds : dict of str to float
+        Time of each stage.
+    reused : list of str
+        Stages whose artifact was there.
+    history : list of dict
+        One entry for each epoch of each stage.
+    reported : set of (str, int)
+        Stage and epoch of what ``on_epoch`` was told.
+    folders : dict of str to Path
+        Where the artifact of each stage lies.
+    known : dict of str to bool
+        Keys of artifacts that this run, or another of the same call, uses; True if it was there before.
     """
 
     config: RaConfig
@@ -109,11 +125,6 @@ class Run:
     def took(self, stage: str, started: float) -> None:
         """Count the seconds since ``started`` as a stage's."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - started
-
-    @property
-    def three(self) -> tuple[Any, Any, Any]:
-        """Training, validation and test split."""
-        return self.splits.train, self.splits.valid, self.splits.test
 
     @functools.cached_property
     def training_part(self) -> TrainingPart:
@@ -153,8 +164,7 @@ class Run:
 
     def start_of(self, stage: str) -> Path | None:
         """Return the checkpoint that a stage continues from: ``start_from`` for the last stage."""
-        last = "raft" if self.config.uses_retrieval else "backbone"
-        return self.start_from if stage == last else None
+        return self.start_from if stage == self.config.last_stage else None
 
     @property
     def training(self) -> CompactDataset:

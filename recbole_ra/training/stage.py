@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_ra.core.files import read_made, replacing
+from recbole_ra.training.checkpoint import BEST
 from recbole_ra.training.run import Artifact, Run
 from recbole_ra.training.setup import stage_config
 from recbole_ra.training.trainer import RaTrainer
@@ -97,7 +98,7 @@ def _copy_start(start: Path | None, trainer: RaTrainer) -> None:
     """Copy the checkpoints of another run, so that the stage continues from them."""
     if start is not None and not trainer.last_file.exists():
         for source, target in (
-            (start.with_name("best.pt"), Path(trainer.saved_model_file)),
+            (start.with_name(BEST), Path(trainer.saved_model_file)),
             (start, trainer.last_file),
         ):
             with replacing(target) as temporary:

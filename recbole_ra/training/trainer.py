@@ -28,6 +28,8 @@ from recbole_ra.models.recommenders import BackboneRecommender, SequentialModel
 from recbole_ra.models.softmax import half_in_softmax_alone
 from recbole_ra.training.average import WeightAverage
 from recbole_ra.training.checkpoint import (
+    BEST,
+    LAST,
     RESUMED,
     check_entries,
     load_checkpoint,
@@ -115,7 +117,7 @@ class RaTrainer(Trainer):
             self.optimizer.register_step_post_hook(lambda *_: average.update())
         self.patience = Patience(config.optim.stopping_margin)
         self.on_epoch = on_epoch
-        self.saved_model_file = str(folder / "best.pt")
+        self.saved_model_file = str(folder / BEST)
         self.history: list[dict[str, float]] = []
         self._last_result: dict[str, float] = {}
         self._epoch_seconds = 0.0
@@ -126,7 +128,7 @@ class RaTrainer(Trainer):
     @property
     def last_file(self) -> Path:
         """Where the state after the last evaluated epoch is kept."""
-        return self.folder / "last.pt"
+        return self.folder / LAST
 
     def fit(
         self,

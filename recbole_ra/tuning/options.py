@@ -188,7 +188,7 @@ def check_options(options: TuneSettings, space: Space, config: RaConfig) -> tupl
 
 def _may_change(name: str, config: RaConfig) -> bool:
     """Tell whether the reported stage can continue with another value: its inputs stay the same."""
-    about, reported = config.about(name), "raft" if config.uses_retrieval else "backbone"
+    about, reported = config.about(name), config.last_stage
     return (
         about.while_training
         and about.shapes & config.stages - {"test_bank"} >= {reported}

@@ -17,7 +17,7 @@ from rich.table import Table
 from recbole_ra.core.console import say
 from recbole_ra.tuning.options import Sweep
 from recbole_ra.tuning.table import Trial, best_trial, trials_table, write_trials
-from recbole_ra.tuning.trial import BEST, short_name
+from recbole_ra.tuning.trial import BEST_VALUE, short_name
 
 ROWS = 20
 
@@ -90,7 +90,7 @@ class SweepProgress(Callback):
             name=short_name(trial.trial_id),
             parameters=self.sweep.space.as_settings(trial.config),
             status=self._ending(trial) if trial.status == "TERMINATED" else known,
-            best=last.get(BEST, math.nan),
+            best=last.get(BEST_VALUE, math.nan),
             best_epoch=last.get("best_epoch"),
             epochs=last.get("epochs", 0),
             seconds=float(last.get("time_total_s", 0.0)),

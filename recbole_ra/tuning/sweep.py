@@ -26,7 +26,7 @@ from recbole_ra.tuning.pictures import draw_sweep
 from recbole_ra.tuning.progress import SweepProgress
 from recbole_ra.tuning.space import Parameter, default_point
 from recbole_ra.tuning.table import Trial, best_trial, write_trials
-from recbole_ra.tuning.trial import BEST, short_name, start_of, train_trial
+from recbole_ra.tuning.trial import BEST_VALUE, short_name, start_of, train_trial
 
 # A trial takes little of a large GPU; more than this many at once wait for each other.
 TRIALS_PER_GPU = 4
@@ -61,7 +61,7 @@ def search(sweep: Sweep, machine: Machine) -> list[Trial]:
                 tune.with_parameters(train_trial, sweep=sweep, uses_gpu=gpus > 0),
                 name="ray",
                 storage_path=str(sweep.folder),
-                metric=BEST,
+                metric=BEST_VALUE,
                 mode="max" if sweep.bigger else "min",
                 config={parameter.name: domain(parameter) for parameter in sweep.space.parameters},
                 num_samples=sweep.n_samples,

@@ -12,13 +12,13 @@ from ray import tune
 
 from recbole_ra.core.files import digest_bytes, write_bytes
 from recbole_ra.retrieval.finetuning import RAFT
+from recbole_ra.training.checkpoint import BEST, LAST
 from recbole_ra.training.evaluation import flat_result
 from recbole_ra.training.trainer import CHECKPOINT
 from recbole_ra.tuning.cluster import gpu_settings
 from recbole_ra.tuning.options import Sweep
 
-BEST = "best"
-LAST = "last.pt"
+BEST_VALUE = "best"
 EPOCH = "epoch.txt"
 STARTED_FROM = "started_from.txt"
 
@@ -120,7 +120,7 @@ class Reporter:
         if self.after is not None and CHECKPOINT not in entry:
             return
         metrics = self.last = {
-            BEST: self.best,
+            BEST_VALUE: self.best,
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "value": value,
@@ -129,7 +129,7 @@ class Reporter:
         if self.checkpoint_every and CHECKPOINT in entry and self.epochs % self.checkpoint_every == 0:
             last = Path(entry[CHECKPOINT])
             with tempfile.TemporaryDirectory() as folder:
-                for file in (last, last.with_name("best.pt")):
+                for file in (last, last.with_name(BEST)):
                     shutil.copy(file, folder)
                 (Path(folder) / EPOCH).write_text(str(entry["epoch"]))
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -139,4 +139,4 @@ class Reporter:
     def finish(self, valid: dict[str, dict[str, float]]) -> None:
         """Report what the finished model reaches: weights of memories are chosen after the last epoch."""
         value = flat_result(valid)[self.metric]
-        tune.report({**self.last, BEST: value, "value": value})
+        tune.report({**self.last, BEST_VALUE: value, "value": value})
