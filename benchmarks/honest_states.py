@@ -164,7 +164,7 @@ def main() -> None:
             found.states *= warmth
             warm = valid_batches(run, alone, found)
             chosen = choose(alone, warm, str(run.config["valid_metric"]), run.config.chosen_weights)
-            print(f"transitions, logits times {warmth:.2f}: {chosen.said()}", flush=True)
+            print(f"transitions, logits times {warmth:.2f}: {chosen.summary()}", flush=True)
 
         clock = perf_counter()
         stopped = stopped_by_strangers(run)

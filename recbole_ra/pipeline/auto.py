@@ -77,10 +77,10 @@ class DataChoice:
         """What is compared, in words."""
         return f"validation {self.metric}{', with memories' * self.with_memories}"
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Say in one line what was chosen, and why."""
         tried = "; ".join(
-            f"{NAMES[candidate.setting['regenerate']]} {candidate.said(self.protocol)}"
+            f"{NAMES[candidate.setting['regenerate']]} {candidate.summary(self.protocol)}"
             for candidate in self.candidates[1:]
         )
         why = "as nothing else helps" if self.chosen == ORIGINALS else "which helps most"
@@ -143,7 +143,7 @@ def choose_training_data(state: Run, mined: MinedPatterns) -> tuple[Run, DataCho
         candidates.append(Candidate.measured({"regenerate": kind}, values, before, users))
     with_memories = config.uses_retrieval and config.raft.fusion != "none"
     choice = DataChoice.among(candidates, metric, protocol, with_memories=with_memories)
-    state.say(choice.said())
+    state.say(choice.summary())
     state.took("choice of training data", started)
     tried_run = runs[choice.chosen]
     found = state.with_settings(tried_run.config)

@@ -204,7 +204,7 @@ def _stages(state: Run, mined: MinedPatterns, evaluate_test: bool) -> Result:
     }
     if raft.choice is not None:
         memory_facts["choice"] = raft.choice.as_json()
-        memory_facts["note"] = raft.choice.said()
+        memory_facts["note"] = raft.choice.summary()
     if comparison:
         memory_facts["comparison"] = comparison
     trained = raft.recommender if evaluate_test else None
@@ -285,7 +285,7 @@ def _finish(
         regeneration={} if regenerated is None else regenerated.facts(config),
     )
     if choice is not None:
-        result.regeneration.update(choice=choice.as_json(), note=choice.said())
+        result.regeneration.update(choice=choice.as_json(), note=choice.summary())
     rows = state.training.prefixes
     if state.trust is not None:
         result.personalisation = trust_facts(rows, state.trust, state.splits.whole.vocabulary)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_ra.retrieval.held_out import HeldOut, Said, Setting, use
+from recbole_ra.retrieval.held_out import HeldOut, LogShares, Setting, set_weights
 from recbole_ra.retrieval.mixture import Mixture, lifts
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.retrieval.retrieved import Retrieved
@@ -64,7 +64,7 @@ def metric_of_rows(
         known = query if isinstance(query, Retrieved) else recommender.query(query)
         found.append(_ranks(HeldOut.of(recommender, settings, known), batch, popular, cut_of(metric)).cpu())
     ranks = torch.cat(found, -1)
-    use(recommender, settings[-1])
+    set_weights(recommender, settings[-1])
     return [
         under_protocols(metric, dict(zip(PROTOCOLS, ranks[:, place], strict=True)))
         for place in range(len(settings))
@@ -148,13 +148,15 @@ def _contested(rows: HeldOut, targets: Tensor, allowed: Tensor, popular: Tensor)
                 if mixture is not None:
                     sharpness = float(mixture.sharpness)
                     if sharpness not in said:
-                        said[sharpness] = _no_smaller(rows.said(mixture).of(part), targets[part], column)
+                        said[sharpness] = _no_smaller(
+                            rows.log_shares(mixture).of(part), targets[part], column
+                        )
                     stays = above & said[sharpness]
                 contested[part] |= stays.sum(1) < allowed[part]
     return contested.nonzero()[:, 0]
 
 
-def _no_smaller(said: Said, targets: Tensor, column: Tensor) -> Tensor:
+def _no_smaller(said: LogShares, targets: Tensor, column: Tensor) -> Tensor:
     """Tell which items have no smaller share than the target, shape [b, n].
 
     ``column``, shape [N], gives each of the ``n`` items its place, and the others ``n``.
@@ -198,7 +200,7 @@ def _ranks_of(rows: HeldOut, part: Tensor, targets: Tensor, history: _History) -
             if mixture is not None:
                 sharpness = float(mixture.sharpness)
                 if sharpness not in named:
-                    named[sharpness] = _Named(rows.said(mixture).of(part), targets, seen)
+                    named[sharpness] = _Named(rows.log_shares(mixture).of(part), targets, seen)
                 if sharpness not in raised:
                     raised[sharpness] = _Raised(named[sharpness], scores, total, at)
                 wanted, passed, again = raised[sharpness].pass_by(mixture)
@@ -215,13 +217,13 @@ class _Named:
 
     Parameters
     ----------
-    said : Said
+    said : LogShares
     targets : int64 Tensor, shape [b]
     seen : bool Tensor, shape [b, N]
         Items of the history.
     """
 
-    def __init__(self, said: Said, targets: Tensor, seen: Tensor) -> None:
+    def __init__(self, said: LogShares, targets: Tensor, seen: Tensor) -> None:
         self.said = said
         self.seen = seen[said.row, said.item]
         is_target = said.item == targets[said.row]

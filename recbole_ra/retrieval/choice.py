@@ -16,7 +16,7 @@ import torch
 
 from recbole_ra.data.table import IntArray
 from recbole_ra.retrieval.candidates import metric_of_rows
-from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.held_out import set_weights
 from recbole_ra.retrieval.mixture import MIXTURES
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.settings.recbole import split_metric
@@ -85,7 +85,7 @@ class Candidate:
     def _harmed(self) -> list[str]:
         return [name for name in PROTOCOLS if self.gain[name] < -self.error[name]]
 
-    def said(self, protocol: str) -> str:
+    def summary(self, protocol: str) -> str:
         """Say how much it gains, and why it does not help if it does not."""
         names = PROTOCOLS if protocol in PROTOCOLS else (protocol, *PROTOCOLS)
         gains = ", ".join(f"{name} {self.gain[name]:+.4f} ± {self.error[name]:.4f}" for name in names)
@@ -149,7 +149,7 @@ class Choice:
         """All that was chosen."""
         return {name: value for step in self.steps for name, value in step.chosen.items()}
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Say in one line what was chosen, and why."""
         found = {step.weight: self._about(step) for step in self.steps}
         given = ", ".join(f"{name} {value:g}" for name, value in self.given.items())
@@ -166,7 +166,7 @@ class Choice:
     def _about(self, step: Step) -> str:
         best = step.best(self.protocol)
         setting = ", ".join(f"{name} {value:g}" for name, value in best.setting.items())
-        return f"{setting}: validation {self.metric} {best.said(self.protocol)}"
+        return f"{setting}: validation {self.metric} {best.summary(self.protocol)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -239,7 +239,7 @@ def choose(
     given = {name: value for name, value in recommender.weights.items() if name not in weights and value < 1}
     steps: list[Step] = []
     rounds = {weight: searched(recommender, weight) for weight in weights}
-    use(recommender, dict.fromkeys(weights, 1.0))
+    set_weights(recommender, dict.fromkeys(weights, 1.0))
     for weight in weights:
         candidates: list[Candidate] = []
         before: dict[str, np.ndarray] = {}
@@ -256,7 +256,7 @@ def choose(
             ]
             best = best_that_helps(candidates, protocol)
         assert best is not None, "every weight is tried"
-        use(recommender, best.setting)
+        set_weights(recommender, best.setting)
         steps.append(Step(weight, best.setting, candidates))
     return Choice(metric, protocol, steps, given)
 

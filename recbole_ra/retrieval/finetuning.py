@@ -25,7 +25,7 @@ from recbole_ra.regeneration.patterns import MinedPatterns
 from recbole_ra.retrieval.bank import Memory, build_bank, encode_rows, extend_bank
 from recbole_ra.retrieval.choice import Choice, choose
 from recbole_ra.retrieval.fusion import Fusion
-from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.held_out import set_weights
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import MIXTURES, Mixture
 from recbole_ra.retrieval.neighbours import Queries
@@ -121,10 +121,10 @@ def raft_stage(
         renew_bank(run, mined, recommender)
     choice = read_choice(trainer.folder / CHOICE)
     if choice is not None:
-        use(recommender, choice.chosen)
-        run.say(f"{RAFT}: {choice.said()}")
+        set_weights(recommender, choice.chosen)
+        run.say(f"{RAFT}: {choice.summary()}")
     elif recommender.mixture is not None:  # nothing was held out to choose by
-        use(recommender, {"mixture_weight": config.raft.mixture_weight})
+        set_weights(recommender, {"mixture_weight": config.raft.mixture_weight})
     run.history.extend(trainer.history)
     run.took("raft", started)
     return Raft(recommender, trainer, choice)

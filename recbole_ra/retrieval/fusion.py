@@ -142,7 +142,7 @@ class Fusion(nn.Module):
             fused = fused + (1 - self.beta) * self.by_target(state, values, keys, valid)
         return fused
 
-    def doubt(
+    def logit_shift(
         self,
         state: Tensor,
         keys: Tensor,
@@ -151,9 +151,14 @@ class Fusion(nn.Module):
         read: Tensor,
         entropy: Callable[[Tensor], Tensor] | None,
     ) -> Tensor | None:
-        """What a gate or the entropies add to the logit of ``alpha``, shape [B, 1], or None.
+        """Return the shift of the logit of ``alpha`` for each row, shape [B, 1]; None for other kinds.
 
-        ``read`` is ``h'``, and ``entropy`` gives that of the softmax of the scores of states: [B, D] -> [B].
+        Parameters
+        ----------
+        read : Tensor, shape [B, D]
+            ``h'``, what the memories say; others as in :meth:`forward`.
+        entropy : callable, optional
+            Gives the entropy of the softmax of the scores of states: [B, D] -> [B].
         """
         if self.kind == "entropy":
             assert entropy is not None, "the recommender knows the scores of states"
@@ -161,7 +166,7 @@ class Fusion(nn.Module):
             return (other.clamp(min=EPS).log() - own.clamp(min=EPS).log())[:, None]
         return None if self.gate is None else self.gate(state, keys, values, valid)
 
-    def teaching_loss(
+    def alignment_loss(
         self, state: Tensor, keys: Tensor, values: Tensor, valid: Tensor, target: Tensor
     ) -> Tensor:
         """How far attention is from the neighbours that help, shape [].
@@ -183,9 +188,9 @@ class Fusion(nn.Module):
             helps = gains.masked_fill(~valid, torch.finfo(gains.dtype).min).softmax(1) * valid
         return -(helps * attention.masked_fill(~valid, 0.0)).sum(1).mean()
 
-    def weights(self, alpha: Tensor, valid: Tensor, doubt: Tensor | None) -> tuple[Tensor, Tensor]:
+    def weights(self, alpha: Tensor, valid: Tensor, logit_shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the factors ``a`` and ``b``, shape [B, 1] each, for some ``alpha``, shape []."""
-        own = alpha if doubt is None else torch.sigmoid(doubt + torch.logit(alpha))
+        own = alpha if logit_shift is None else torch.sigmoid(logit_shift + torch.logit(alpha))
         own = torch.where(valid.any(1, keepdim=True), own, 1.0)  # [B, 1]
         if self.kind == "scaled":
             return torch.ones_like(own), (1 - own) / own
@@ -211,15 +216,15 @@ class Fusion(nn.Module):
         valid : bool Tensor, shape [B, K]
 
         entropy : callable
-            See :meth:`doubt`.
+            See :meth:`logit_shift`.
 
         Returns
         -------
         Tensor, shape [B, D]
         """
         read = self.read(state, keys, values, valid)
-        doubt = self.doubt(state, keys, values, valid, read, entropy)
-        own, other = self.weights(self.alpha.to(state.dtype), valid, doubt)
+        logit_shift = self.logit_shift(state, keys, values, valid, read, entropy)
+        own, other = self.weights(self.alpha.to(state.dtype), valid, logit_shift)
         return own * state + other * read
 
 

@@ -23,7 +23,7 @@ GPU_BLOCK_ELEMENTS = 1 << 26
 """Scores made at once; on a CPU those that stay in the cache."""
 
 
-def use(recommender: RetrievalRecommender, setting: Setting) -> None:
+def set_weights(recommender: RetrievalRecommender, setting: Setting) -> None:
     """Score with these weights from now on."""
     fusion, mixture = recommender.fusion, recommender.mixture
     if fusion is not None and "alpha" in setting:
@@ -35,7 +35,7 @@ def use(recommender: RetrievalRecommender, setting: Setting) -> None:
 
 
 @dataclass(frozen=True)
-class Said:
+class LogShares:
     """The shares of a mixture for some rows, one row after another.
 
     Attributes
@@ -52,18 +52,18 @@ class Said:
     share: Tensor
     count: Tensor
 
-    def of(self, rows: Tensor) -> Said:
+    def of(self, rows: Tensor) -> LogShares:
         """Keep those of some rows, shape [b] and ascending, which are numbered anew."""
         count = self.count[rows]
         if len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:  # ascending, so one after another
             first = int(self.count[: int(rows[0])].sum())
             there = slice(first, first + int(count.sum()))
-            return Said(self.row[there] - rows[0], self.item[there], self.share[there], count)
+            return LogShares(self.row[there] - rows[0], self.item[there], self.share[there], count)
         row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
         start = self.count.cumsum(0)[rows] - count
         before = count.cumsum(0) - count
         place = torch.arange(len(row), device=rows.device) + (start - before)[row]
-        return Said(row, self.item[place], self.share[place], count)
+        return LogShares(row, self.item[place], self.share[place], count)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class HeldOut:
     query : Retrieved, shape [B]
     read : Tensor, shape [B, D]
         What the memories say, where a setting asks for it.
-    doubt : Tensor, shape [B, 1]
-        See :meth:`Fusion.doubt`.
+    logit_shift : Tensor, shape [B, 1]
+        See :meth:`Fusion.logit_shift`.
     history : ItemOffsets, shape [B, L]
     """
 
@@ -86,21 +86,21 @@ class HeldOut:
     settings: Sequence[Setting]
     query: Retrieved
     read: Tensor | None
-    doubt: Tensor | None
+    logit_shift: Tensor | None
     history: ItemOffsets | None
-    _said: dict[float, Said] = field(default_factory=dict)
+    _log_shares: dict[float, LogShares] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recommender: RetrievalRecommender, settings: Sequence[Setting], query: Retrieved) -> HeldOut:
         """Read the memories of some rows."""
-        fusion, read, doubt = recommender.fusion, None, None
+        fusion, read, logit_shift = recommender.fusion, None, None
         if fusion is not None and any(_alpha(recommender, setting) < 1 for setting in settings):
             found = recommender.memories(query)
             facts = query.states, found.keys, found.values, found.valid
             read = fusion.read(*facts)
-            doubt = fusion.doubt(*facts, read, recommender.entropy)
+            logit_shift = fusion.logit_shift(*facts, read, recommender.entropy)
         history = recommender.base.history_offsets(query.states, query.histories)
-        return cls(recommender, settings, query, read, doubt, history)
+        return cls(recommender, settings, query, read, logit_shift, history)
 
     def __len__(self) -> int:
         return len(self.query)
@@ -111,7 +111,7 @@ class HeldOut:
             self.settings,
             self.query[rows],
             None if self.read is None else self.read[rows],
-            None if self.doubt is None else self.doubt[rows],
+            None if self.logit_shift is None else self.logit_shift[rows],
             None if self.history is None else self.offsets(rows),
         )
 
@@ -140,7 +140,7 @@ class HeldOut:
 
     def mixture(self, setting: Setting) -> Mixture | None:
         """Return the mixture as a setting wants it, None where it is off."""
-        use(self.recommender, setting)
+        set_weights(self.recommender, setting)
         mixture = self.recommender.mixture
         return None if mixture is None or mixture.is_off else mixture
 
@@ -154,13 +154,15 @@ class HeldOut:
                 found.add(sharpness)
                 yield mixture
 
-    def said(self, mixture: Mixture) -> Said:
+    def log_shares(self, mixture: Mixture) -> LogShares:
         """Return the shares of a mixture as it is set."""
         sharpness = float(mixture.sharpness)
-        if sharpness not in self._said:
+        if sharpness not in self._log_shares:
             row, item, share = mixture.listed(self.query, self.recommender.memories(self.query))
-            self._said[sharpness] = Said(row, item, share, torch.bincount(row, minlength=len(self)))
-        return self._said[sharpness]
+            self._log_shares[sharpness] = LogShares(
+                row, item, share, torch.bincount(row, minlength=len(self))
+            )
+        return self._log_shares[sharpness]
 
     def named(self, targets: Tensor) -> Tensor:
         """Tell which targets have a share under one of the settings, shape [B]."""
@@ -196,9 +198,9 @@ class HeldOut:
         fusion, bias = self.recommender.fusion, self.recommender.item_bias
         scores, read = logits
         if fusion is not None and read is not None:
-            doubt = None if self.doubt is None else self.doubt[rows]
+            logit_shift = None if self.logit_shift is None else self.logit_shift[rows]
             weight = torch.tensor(alpha, dtype=scores.dtype, device=scores.device)
-            a, b = fusion.weights(weight, self.query.valid[rows], doubt)
+            a, b = fusion.weights(weight, self.query.valid[rows], logit_shift)
             scores = torch.addcmul(scores * a, read, b)
         if bias is not None:
             scores = scores + (bias if items is None else bias[items])

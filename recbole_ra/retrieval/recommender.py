@@ -24,7 +24,7 @@ from recbole_ra.retrieval.neighbours import Queries, find_neighbours, random_nei
 from recbole_ra.retrieval.retrieved import Memories, Retrieved
 from recbole_ra.retrieval.transitions import Transitions
 
-TEACHING = 0.1
+ALIGNMENT_WEIGHT = 0.1
 """Weight of the loss that teaches attention which neighbours help (``fusion=entropy``)."""
 
 CELLS = 1 << 20
@@ -235,7 +235,9 @@ class RetrievalRecommender(SequentialModel):
             return loss
         own, memories = batch.query.states, self.memories(batch.query)
         facts = memories.keys, memories.values, memories.valid
-        return loss + TEACHING * self.fusion.teaching_loss(own, *facts, self.item_table[batch.targets])
+        return loss + ALIGNMENT_WEIGHT * self.fusion.alignment_loss(
+            own, *facts, self.item_table[batch.targets]
+        )
 
     @torch.no_grad()
     def entropy(self, states: Tensor) -> Tensor:

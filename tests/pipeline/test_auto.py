@@ -41,13 +41,13 @@ def test_what_is_chosen(gains: list[tuple[float, ...]], chosen: str) -> None:
     tried += [candidate(kind, *gain) for kind, gain in zip(("patterns", "dr4sr"), gains, strict=True)]
     found = DataChoice.among(tried, "ndcg@10", "mean", with_memories=False)
     assert found.chosen == chosen
-    assert found.said().startswith(
+    assert found.summary().startswith(
         "training data: " + ("originals, as" if chosen == "none" else NAMES[chosen])
     )
     for kind, gain in zip(("patterns", "DR4SR"), gains, strict=True):
         assert (
             f"{kind} mean {sum((*gain, *gain)[:2]) / 2:+.4f} ± 0.0100, unmasked {gain[0]:+.4f}"
-            in found.said()
+            in found.summary()
         )
 
 

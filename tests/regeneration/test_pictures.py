@@ -72,4 +72,7 @@ def test_every_panel_is_drawn(tmp_path: Path) -> None:
 
 
 def test_no_rows_at_all(tmp_path: Path) -> None:
-    draw(tmp_path / "x.png", RegenerationStatistics(5, {}, {}, None, {}))
+    empty = draw(tmp_path / "x.png", RegenerationStatistics(5, {}, {}, None, {}))
+    one = draw(tmp_path / "x.png", BARE)
+    assert empty.shape == one.shape
+    assert (empty != 1).mean() < (one != 1).mean(), "axes, and nothing in them"

@@ -40,10 +40,20 @@ def test_the_best_epoch_changes_the_figure(tmp_path: Path) -> None:
     assert np.array_equal(plain, draw(tmp_path / "x.png", HISTORY, 99))
 
 
-def test_epochs_without_validation_and_a_single_epoch(tmp_path: Path) -> None:
+def test_epochs_without_validation_and_a_single_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     gaps: list[Epoch] = [entry if n % 3 == 0 else {"loss": 1.0} for n, entry in enumerate(HISTORY)]
-    draw(tmp_path / "x.png", gaps, 1)
-    draw(tmp_path / "x.png", HISTORY[:1], 0)
+    for history in (gaps, HISTORY[:1]):
+        with contextlib.suppress(FileNotFoundError):  # no file was made
+            learning_curve(history, tmp_path / "x.png", metric=METRIC, best_epoch=0, title="x")
+    drawn = [[line.get_ydata() for axes in figure.axes for line in axes.get_lines()] for figure in figures]
+    validated = [entry[METRIC] for entry in gaps if METRIC in entry]
+    assert len(validated) < len(gaps)
+    assert any(np.array_equal(np.asarray(y, float)[np.isfinite(y)], validated) for y in drawn[0])
+    assert any(np.array_equal(y, [HISTORY[0][METRIC]]) for y in drawn[1])
 
 
 def test_what_is_solved_for_several_penalties_is_drawn_by_them(

@@ -12,7 +12,7 @@ import torch
 from recbole_ra.retrieval import candidates, held_out
 from recbole_ra.retrieval.candidates import metric_of_rows
 from recbole_ra.retrieval.finetuning import cached
-from recbole_ra.retrieval.held_out import HeldOut, Said, use
+from recbole_ra.retrieval.held_out import HeldOut, LogShares, set_weights
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import RetrievalRecommender
 from recbole_ra.training.evaluation import PROTOCOLS, cut_of, of_rows, ranks
@@ -42,7 +42,7 @@ def naive(
     model: RetrievalRecommender, batches: EvalBatches, setting: dict[str, float], metric: str
 ) -> dict[str, np.ndarray]:
     """Score every item."""
-    use(model, setting)
+    set_weights(model, setting)
     found: dict[str, list[np.ndarray]] = {name: [] for name in PROTOCOLS}
     for batch in batches:
         scores = model.full_sort_predict(batch.query)
@@ -109,7 +109,7 @@ def test_rows_without_a_chance_are_not_scored(
 
 def test_shares_of_some_rows() -> None:
     row = torch.tensor([0, 0, 2, 3, 3, 3])
-    said = Said(row, torch.arange(6), torch.arange(6.0), torch.bincount(row))
+    said = LogShares(row, torch.arange(6), torch.arange(6.0), torch.bincount(row))
     some = said.of(torch.tensor([3, 1, 0]))
     assert some.row.tolist() == [0, 0, 0, 2, 2]
     assert some.item.tolist() == [3, 4, 5, 0, 1]

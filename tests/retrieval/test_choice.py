@@ -22,7 +22,7 @@ from recbole_ra.retrieval import held_out
 from recbole_ra.retrieval.choice import Candidate, Choice, Step, choose
 from recbole_ra.retrieval.comparison import _by_size, compare
 from recbole_ra.retrieval.finetuning import cached
-from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.held_out import set_weights
 from recbole_ra.retrieval.mixture import NeighbourMixture
 from recbole_ra.retrieval.neighbours import Queries
 from recbole_ra.retrieval.recommender import RetrievalRecommender
@@ -76,16 +76,16 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
     model, split = make(fusion=fusion, history_bias=history_bias), tiny_splits.valid
     weights = weights_of(fusion)
     if "alpha" in weights:
-        use(model, {"alpha": 0.6})  # as it was trained
+        set_weights(model, {"alpha": 0.6})  # as it was trained
     found = choose(model, batches(model, split), "masked_ndcg@10", weights)
     assert (found.metric, found.protocol) == ("ndcg@10", "masked")
     assert [step.weight for step in found.steps] == weights
     assert model.weights == {weight: found.chosen[weight] for weight in model.weights}
     config = tiny_config("RaSASRec")
-    use(model, dict.fromkeys(weights, 1.0))
+    set_weights(model, dict.fromkeys(weights, 1.0))
     for step in found.steps:
         for candidate in step.candidates:
-            use(model, candidate.setting)
+            set_weights(model, candidate.setting)
             ranking = RankingEvaluator(config, tiny_splits.train)
             for batch in EvalBatches(split, model.fields, batch_size=23, trim=True):
                 with torch.no_grad():
@@ -102,7 +102,7 @@ def test_every_candidate_is_measured_as_evaluation_measures_it(
         best = max(helping, key=lambda candidate: candidate.value["masked"], default=before)
         assert step.chosen == best.setting
         assert set(before.gain.values()) == {0}
-        use(model, step.chosen)
+        set_weights(model, step.chosen)
 
 
 @pytest.mark.parametrize("fusion", [*EVERY_USE, "none"])
@@ -110,12 +110,12 @@ def test_weights_of_one_score_as_the_backbone(
     fusion: str, make: Callable[..., Any], tiny_splits: Any
 ) -> None:
     model, queries = make(fusion=fusion), tiny_splits.test[torch.arange(30)]
-    use(model, {"mixture_weight": 0.5})  # off until it is chosen
+    set_weights(model, {"mixture_weight": 0.5})  # off until it is chosen
     if fusion != "none":
         assert not model.keeps_backbone
         before = model.full_sort_predict(queries)
         assert not torch.allclose(before, model.base.full_sort_predict(queries))
-    use(model, {"alpha": 1.0, "mixture_weight": 1.0})
+    set_weights(model, {"alpha": 1.0, "mixture_weight": 1.0})
     assert model.keeps_backbone
     torch.testing.assert_close(model.full_sort_predict(queries), model.base.full_sort_predict(queries))
 
@@ -125,7 +125,7 @@ def test_nothing_retrieved_scores_as_the_backbone(
     fusion: str, make: Callable[..., Any], tiny_splits: Any
 ) -> None:
     model, queries = make(fusion=fusion), tiny_splits.test[torch.arange(30)]
-    use(model, {"mixture_weight": 0.5})
+    set_weights(model, {"mixture_weight": 0.5})
     found = model.full_sort_predict(model.query(queries).without_memories())
     torch.testing.assert_close(found, model.base.full_sort_predict(queries))
 
@@ -215,22 +215,22 @@ def test_what_is_said_of_a_choice() -> None:
         "not beyond two standard errors"
     )
     alone = Choice("ndcg@10", "unmasked", [kept])
-    assert alone.said() == f"the backbone was kept: memories do not help (best {small})"
+    assert alone.summary() == f"the backbone was kept: memories do not help (best {small})"
     both = Choice("ndcg@10", "unmasked", [mixed, kept])
     assert Choice.of_json(json.loads(json.dumps(both.as_json()))) == both
     assert both.chosen == {"mixture_weight": 0.8, "decay": 0.6, "alpha": 1.0}
     large = "validation ndcg@10 unmasked +0.0500 ± 0.0100, masked +0.0010 ± 0.0100"
     about = f"memories help: mixture_weight 0.8, decay 0.6: {large}"
-    assert both.said() == f"{about} (left at 1: best {small})"
-    assert Choice("ndcg@10", "unmasked", [mixed, used]).said() == f"{about}; alpha 0.5: {large}"
+    assert both.summary() == f"{about} (left at 1: best {small})"
+    assert Choice("ndcg@10", "unmasked", [mixed, used]).summary() == f"{about}; alpha 0.5: {large}"
     lonely = Step("alpha", {"alpha": 1.0}, [none, dataclasses.replace(none, error={"unmasked": math.inf})])
     one_user = Choice("ndcg@10", "unmasked", [lonely])
     assert Choice.of_json(json.loads(json.dumps(one_user.as_json(), allow_nan=False))) == one_user
     given = Choice("ndcg@10", "unmasked", [kept], {"mixture_weight": 0.5})
-    assert given.said() == f"mixture_weight 0.5 as given; nothing helps beside it (best {small})"
+    assert given.summary() == f"mixture_weight 0.5 as given; nothing helps beside it (best {small})"
     assert Choice.of_json(json.loads(json.dumps(given.as_json()))) == given
     helped = Choice("ndcg@10", "unmasked", [mixed], {"alpha": 0.7})
-    assert helped.said().startswith("alpha 0.7 as given; beside it help: mixture_weight 0.8, decay 0.6: ")
+    assert helped.summary().startswith("alpha 0.7 as given; beside it help: mixture_weight 0.8, decay 0.6: ")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_what_is_said_of_a_choice() -> None:
     ],
 )
 def test_why_a_candidate_does_not_help(unmasked: float, masked: float, ending: str) -> None:
-    assert candidate(0.5, unmasked, masked).said("unmasked").endswith(ending)
+    assert candidate(0.5, unmasked, masked).summary("unmasked").endswith(ending)
 
 
 def test_metrics_of_rows_are_those_of_recbole(tiny_config: Callable[..., Any], tiny_splits: Any) -> None:

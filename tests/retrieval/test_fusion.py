@@ -248,7 +248,7 @@ def test_attention_is_taught_the_neighbour_that_brought_the_target() -> None:
     optimizer = torch.optim.Adam(made.parameters(), lr=0.05)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = made.teaching_loss(state, keys, values, valid, target)
+        loss = made.alignment_loss(state, keys, values, valid, target)
         loss.backward()
         optimizer.step()
     assert made.by_state is not None

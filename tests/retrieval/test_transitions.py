@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_ra.data.table import Prefixes, SequenceTable
 from recbole_ra.retrieval.bank import memories_of, recent_items
-from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.held_out import set_weights
 from recbole_ra.retrieval.transitions import DAMPING, MEMORY_DECAY, RECENT, Transitions
 
 N_ITEMS = 9
@@ -109,7 +109,7 @@ def test_recent_items_of_prefixes() -> None:
 
 def test_scores_follow_the_mixture(make: Callable[..., Any], tiny_splits: Any) -> None:
     model, queries = make(fusion="transitions"), tiny_splits.test[torch.arange(20)]
-    use(model, {"mixture_weight": 0.7, "decay": 0.5})
+    set_weights(model, {"mixture_weight": 0.7, "decay": 0.5})
     found = model.full_sort_predict(queries).softmax(1)
     items, shares = model.mixture.transitions.shares(queries[model.fields.history], 0.5)
     votes = torch.zeros(found.shape, dtype=torch.float64).scatter_add_(1, items, shares.double())
@@ -125,7 +125,7 @@ def test_scores_follow_the_mixture(make: Callable[..., Any], tiny_splits: Any) -
 def test_remembered_interactions_vote(make: Callable[..., Any], tiny_splits: Any) -> None:
     """What is added later counts as if it had been there from the beginning."""
     model, queries = make(fusion="transitions"), tiny_splits.test[torch.arange(20)]
-    use(model, {"mixture_weight": 0.5})
+    set_weights(model, {"mixture_weight": 0.5})
     states = model.base.represent(tiny_splits.valid[torch.arange(len(tiny_splits.valid))]).detach().numpy()
     before = model.full_sort_predict(queries)
     model.remember(keys=states, **memories_of(tiny_splits.valid.prefixes))
