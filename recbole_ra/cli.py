@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ OF_A_RUN = {
 }
 """Commands that use what a run left, and the modules that hold them."""
 
+SHORT = ("models", "prepare", *OF_A_RUN)
+"""Commands that train nothing: they explain themselves, and have nothing to resume."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"recbole-ra: {error.filename or 'standard output'}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
-        resumes = not {*words[:1]} & {"models", "prepare", *OF_A_RUN}
+        resumes = not words or words[0] not in SHORT
         how = "; what was finished is kept, the same command with --resume continues" if resumes else ""
         say(f"recbole-ra: interrupted{how}")
         return 130
@@ -80,30 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(words: Sequence[str]) -> int:
     """Run the command that the words name."""
     asks = not words or words[0] == "help" or bool({"-h", "--help", "--help=all"} & set(words))
-    if asks and not {*words[:1]} & {"models", "prepare", *OF_A_RUN}:
+    if asks and (not words or words[0] not in SHORT):
         show(help_text(everything="--help=all" in words))
         return 0
-    if words[0] == "--version":
+    name, *rest = words
+    if name == "--version":
         from recbole_ra import __version__
 
         show(__version__)
         return 0
-    if words[0] == "models":
-        return models(words[1:])
-    if words[0] == "prepare":
-        return prepare(words[1:])
-    if words[0] in OF_A_RUN:
-        return int(getattr(importlib.import_module(OF_A_RUN[words[0]]), words[0])(words[1:]))
-    if words[0] == "tune":
-        return tune(words[1:])
-    if not words[0].startswith("-") and words[0] != "regenerate":
-        commands = ("models", "prepare", "tune", "regenerate", *OF_A_RUN)
+    if name in OF_A_RUN:
+        return int(getattr(importlib.import_module(OF_A_RUN[name]), name)(rest))
+    if name in COMMANDS:
+        return COMMANDS[name](rest)
+    if not name.startswith("-"):
+        known = (*COMMANDS, *OF_A_RUN)
         raise SettingsError(
-            f"'{words[0]}' is neither a command nor a setting; there are the commands {', '.join(commands)}"
-            f"{nearest(words[0], commands)}; a setting is --key=value"
+            f"'{name}' is neither a command nor a setting; there are the commands {', '.join(known)}"
+            f"{nearest(name, known)}; a setting is --key=value"
         )
-    if words[0] == "regenerate":
-        return train(regenerate_words(words[1:]))
     return train(words)
 
 
@@ -163,8 +161,8 @@ def tune(words: Sequence[str]) -> int:
     return 0
 
 
-def regenerate_words(words: Sequence[str]) -> list[str]:
-    """Turn ``regenerate --out=FOLDER …`` into the words of a run.
+def regenerate(words: Sequence[str]) -> int:
+    """Write a regenerated data set: a run of the model that makes it, whose ``export_dir`` is ``--out``.
 
     Raises
     ------
@@ -182,7 +180,7 @@ def regenerate_words(words: Sequence[str]) -> list[str]:
             "regenerate: --model is not taken; to train a model on regenerated data, use "
             "--model=NAME --regenerate=dr4sr"
         )
-    return [f"--model={REGENERATOR}", *renamed]
+    return train([f"--model={REGENERATOR}", *renamed])
 
 
 def parse_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -273,6 +271,15 @@ def prepare(words: Sequence[str]) -> int:
         show(f"  {note}")
     show(f"next: recbole-ra --model=RaSASRec --dataset={given.name} --data_path={given.out}")
     return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "models": models,
+    "prepare": prepare,
+    "tune": tune,
+    "regenerate": regenerate,
+}
+"""Commands that are here, by name."""
 
 
 def every_setting() -> dict[str, Setting]:

@@ -34,6 +34,10 @@ REGENERATION: dict[str, Any] = {
 }
 
 
+def silent(line: str) -> None:
+    """Takes what a run says."""
+
+
 def write_walks(folder: Path, name: str = "walks", users: int = 80, items: int = 30, seed: int = 0) -> Path:
     """Noisy walks over a ring of items, as an atomic file; returns the folder of data sets."""
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
 from recbole_ra.report.tables import metrics_table, render
 from recbole_ra.retrieval.finetuning import RAFT
-from recbole_ra.settings.recbole import split_metric
+from recbole_ra.settings.recbole import metric_key, split_metric
 from recbole_ra.training.evaluation import PROTOCOLS, flat_result
 
 
@@ -95,7 +95,7 @@ class Result:
                 metric=metric,
                 best_epoch=self.best_epochs(metric, bigger=bigger),
                 title=f"{self.model} on {self.dataset}",
-                besides=[name, f"masked_{name}"],
+                besides=[name, metric_key("masked", name)],
             )
 
         self._draw_retrieval(folder)

@@ -99,6 +99,12 @@ def run(
     for reason in dict.fromkeys(idle.values()):
         names = ", ".join(name for name in idle if idle[name] == reason)
         say(f"without effect with {reason}: {names}")
+    if start_from is not None:
+        _check_start(config, start_from)
+    if config.run.workers > 1 and start_workers is None:
+        raise SettingsError(
+            f"workers={config.run.workers}: this call has no start_workers; use recbole_ra.run"
+        )
     splits = Splits.load(config)
     if not len(splits.train):
         raise DataError(
@@ -118,28 +124,28 @@ def run(
         check_exportable(state)
     if config.run.export_dir is not None:
         config.run = replace(config.run, export_dir=str(check_export(state, Path(config.run.export_dir))))
-    if start_from is not None and config.regeneration.regenerate == "auto":
-        raise SettingsError("regenerate='auto': start_from goes on with one training; name its training data")
-    for file in () if start_from is None else (start_from, start_from.with_name(BEST)):
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: no such checkpoint; start_from asks for {LAST} and {BEST} of a training"
-            )
     mined = MinedPatterns(state)
     if config.uses_retrieval and config.bank.memory_data == "original":
         check_bank_size(state, mined)
     for folder in (config.run.output_dir, config["checkpoint_dir"]):
         make_folder(Path(folder))
-    if config.run.workers == 1:
+    if config.run.workers == 1 or start_workers is None:
         return _stages(state, mined, evaluate_test)
-    if start_from is not None:
-        raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
-    if start_workers is None:
-        raise SettingsError(
-            f"workers={config.run.workers}: this call has no start_workers; use recbole_ra.run"
-        )
     with start_workers(config) as state.workers:
         return _stages(state, mined, evaluate_test)
+
+
+def _check_start(config: RaConfig, start: Path) -> None:
+    """Refuse a checkpoint that the last stage could not go on from."""
+    if config.regeneration.regenerate == "auto":
+        raise SettingsError("regenerate='auto': start_from goes on with one training; name its training data")
+    if config.run.workers > 1:
+        raise SettingsError(f"workers={config.run.workers}: start_from goes on with one worker only")
+    for file in (start, start.with_name(BEST)):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no such checkpoint; start_from asks for {LAST} and {BEST} of a training"
+            )
 
 
 def _say_what_is_not_validated(state: Run) -> None:

@@ -90,7 +90,9 @@ class MemoryBank:
         ValueError
             If the arrays do not fit each other.
         """
-        arrays = _converted(keys, values, users, lengths, times, recent)
+        arrays = _converted(
+            keys=keys, values=values, users=users, lengths=lengths, times=times, recent=recent
+        )
         if not len(values):
             raise DataError(
                 "the memory bank would be empty; lower min_support or use memory_source=enumerate"
@@ -125,7 +127,7 @@ class MemoryBank:
 
         Columns grow into room that is doubled when it is used up, so that one memory costs no copy of all.
         """
-        new = _converted(keys, values, users, lengths, times, recent)
+        new = _converted(keys=keys, values=values, users=users, lengths=lengths, times=times, recent=recent)
         self.index.add(new["keys"])
         for name, rows in new.items():
             before, room = getattr(self, name), self._room.get(name)
@@ -176,11 +178,8 @@ class MemoryBank:
         return cls(**arrays, index=Index.load(str(kind), arrays["keys"].shape[1], path, device=device))
 
 
-def _converted(*columns: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    arrays = {
-        name: np.ascontiguousarray(column, dtype=dtype)
-        for (name, dtype), column in zip(_DTYPES.items(), columns, strict=True)
-    }
+def _converted(**columns: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    arrays = {name: np.ascontiguousarray(columns[name], dtype=dtype) for name, dtype in _DTYPES.items()}
     _check(arrays)
     return arrays
 

@@ -318,3 +318,8 @@ def split_metric(valid_metric: str) -> tuple[str, str]:
         if metric.startswith(f"{protocol}_"):
             return protocol, metric.removeprefix(f"{protocol}_")
     return "unmasked", metric
+
+
+def metric_key(protocol: str, metric: str) -> str:
+    """Return what :func:`split_metric` reads: the name of a metric under a protocol, or the mean of both."""
+    return metric if protocol == "unmasked" else f"{protocol}_{metric}"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recbole_ra.core.errors import RecboleRaError, SettingsError
 from recbole_ra.data.table import IntArray
+from recbole_ra.settings.recbole import metric_key
 
 PROTOCOLS = ("unmasked", "masked")
 ROW_METRICS = ("recall", "hit", "mrr", "map", "precision", "ndcg")
@@ -249,7 +250,9 @@ def cut_of(metric: str) -> int:
 def flat_result(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Join both protocols: unmasked under RecBole's names, ``masked_…``, and their mean, ``mean_…``."""
     unmasked, masked = results["unmasked"], results["masked"]
-    flat = dict(unmasked)
-    flat.update({f"masked_{name}": value for name, value in masked.items()})
-    flat.update({f"mean_{name}": (value + masked[name]) / 2 for name, value in unmasked.items()})
-    return flat
+    mean = {name: (value + masked[name]) / 2 for name, value in unmasked.items()}
+    return {
+        metric_key(protocol, name): value
+        for protocol, metrics in (("unmasked", unmasked), ("masked", masked), ("mean", mean))
+        for name, value in metrics.items()
+    }

@@ -22,7 +22,7 @@ from recbole_ra.data.table import IntArray, SequenceTable
 from recbole_ra.data.training_part import RegeneratedDataset, TrainingPart
 from recbole_ra.models.recommenders import SequentialModel
 from recbole_ra.settings.config import RaConfig
-from recbole_ra.settings.recbole import split_metric
+from recbole_ra.settings.recbole import metric_key, split_metric
 from recbole_ra.settings.stages import STAGES
 from recbole_ra.training.checkpoint import load_checkpoint
 from recbole_ra.training.loaders import EvalBatches
@@ -256,7 +256,7 @@ class Run:
         """
         if self.config["show_progress"]:
             metric = split_metric(str(self.config["valid_metric"]))[1]
-            measures = (metric, f"masked_{metric}", *shown)
+            measures = (metric, metric_key("masked", metric), *shown)
             valid = "".join(f"valid {name} {entry[name]:.4f}, " for name in measures if name in entry)
             ridge = f" (ridge {entry['ridge']:g})" if "ridge" in entry else ""
             self.say(

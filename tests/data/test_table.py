@@ -1,25 +1,24 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
+import tables
 from recbole_ra.data.table import Origin, Prefixes, SequenceTable, gather_windows
+from tables import lists_of
 
 sequences_of_items = st.lists(st.lists(st.integers(1, 9), max_size=7), max_size=6)
 longer_sequences = st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=8)
 
 
-def table_of(sequences: list[list[int]], **more: object) -> SequenceTable:
-    items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
-    offsets = np.cumsum([0, *(len(sequence) for sequence in sequences)])
-    return SequenceTable.from_arrays(items, offsets, 10, times=100.0 + np.arange(len(items)), **more)
-
-
-def lists_of(table: SequenceTable) -> list[list[int]]:
-    return [table.items[a:b].tolist() for a, b in zip(table.offsets[:-1], table.offsets[1:], strict=True)]
+def table_of(sequences: list[list[int]], **columns: Any) -> SequenceTable:
+    times = 100.0 + np.arange(sum(map(len, sequences)))
+    return tables.table_of(sequences, 10, times=times, **columns)
 
 
 @given(sequences_of_items)

@@ -18,14 +18,10 @@ from recbole_ra.data.training_part import RegeneratedDataset, TrainingItems, tra
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.training.loaders import train_batches
 from recbole_ra.training.setup import build_base
+from tables import table_of
 
 TOKENS = ["[PAD]", "pear", "fig", "apple", "kiwi", "plum"]
 EXTRA = [[3, 4, 5], [9, 8], [7, 1, 7, 2]]
-
-
-def table_of(rows: list[list[int]]) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    return SequenceTable.from_arrays(items, np.cumsum([0, *map(len, rows)]), len(TOKENS))
 
 
 @given(
@@ -33,7 +29,7 @@ def table_of(rows: list[list[int]]) -> SequenceTable:
     st.permutations(range(1, 6)),
 )
 def test_numbers_do_not_depend_on_the_ids(rows: list[list[int]], ids: list[int]) -> None:
-    table = table_of(rows)
+    table = table_of(rows, len(TOKENS))
     items = TrainingItems.of(table, TOKENS)
     numbered = items.number(table)
     assert items.ids[numbered.items].tolist() == table.items.tolist()
@@ -41,7 +37,7 @@ def test_numbers_do_not_depend_on_the_ids(rows: list[list[int]], ids: list[int])
     assert numbered.n_items == len(items) == len(items.tokens) + 1
 
     renamed = ["[PAD]", *(TOKENS[ids.index(new) + 1] for new in range(1, 6))]
-    moved = table_of([[ids[item - 1] for item in row] for row in rows])
+    moved = table_of([[ids[item - 1] for item in row] for row in rows], len(TOKENS))
     again = TrainingItems.of(moved, renamed)
     assert again.digest() == items.digest()
     assert again.number(moved).fingerprint() == numbered.fingerprint()

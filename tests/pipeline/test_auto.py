@@ -12,12 +12,9 @@ from recbole_ra import run
 from recbole_ra.core.errors import DataError, SettingsError
 from recbole_ra.pipeline.auto import NAMES, DataChoice, kinds
 from recbole_ra.retrieval.choice import Candidate
+from walks import silent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-def silent(line: str) -> None:
-    """Receives progress lines."""
 
 
 def candidate(kind: str, gain: float, masked: float | None = None, error: float = 0.01) -> Candidate:

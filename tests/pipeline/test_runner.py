@@ -16,12 +16,9 @@ from recbole_ra import Result, load, run
 from recbole_ra.core.errors import CheckpointError, RecboleRaError, SettingsError
 from recbole_ra.models.registry import READ_FEATURES
 from recbole_ra.retrieval import finetuning
+from walks import silent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-def silent(line: str) -> None:
-    """Receives progress lines."""
 
 
 def of_recbole(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 
 from recbole_ra.data.table import SequenceTable
 from recbole_ra.regeneration.batches import N_GROUPS, PairBatch, PairBatches, annealed
-
-
-def table_of(rows: list[list[int]]) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    return SequenceTable.from_arrays(items, np.cumsum([0, *map(len, rows)]), 10)
+from tables import table_of
 
 
 def rows_of(table: SequenceTable) -> list[tuple[int, ...]]:
@@ -33,8 +29,8 @@ def feeds(draw: st.DrawFn) -> PairBatches:
         sequence.append(number)
         patterns.append([sources[number][place] for place in sorted(places)])
     return PairBatches(
-        table_of(sources),
-        table_of(patterns),
+        table_of(sources, 10),
+        table_of(patterns, 10),
         np.array(sequence),
         np.arange(len(patterns)),
         batch_size=draw(st.integers(1, 9)),
@@ -102,7 +98,9 @@ def test_an_epoch_depends_on_seed_and_number_alone(feed: PairBatches) -> None:
 
 def many() -> PairBatches:
     rows = [[1, 2, 3], [4, 5], [6], [7, 8, 9, 1]] * 5
-    return PairBatches(table_of(rows), table_of(rows), np.arange(20), np.arange(20), batch_size=8, seed=0)
+    return PairBatches(
+        table_of(rows, 10), table_of(rows, 10), np.arange(20), np.arange(20), batch_size=8, seed=0
+    )
 
 
 def test_epochs_and_seeds_differ_when_shuffled() -> None:

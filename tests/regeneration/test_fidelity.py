@@ -9,6 +9,7 @@ from torch import Tensor
 from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.fidelity import keep_agreed, keep_plausible
 from recbole_ra.regeneration.network import Regenerator
+from tables import lists_of
 
 N_ITEMS = 8
 TABLE = torch.randn(N_ITEMS, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -38,11 +39,6 @@ def decoded_of(rows: list[list[int]]) -> Decoded:
         np.arange(len(rows)),
         np.zeros(len(rows), dtype=np.int64),
     )
-
-
-def lists_of(decoded: Decoded) -> list[list[int]]:
-    pairs = zip(decoded.offsets[:-1], decoded.offsets[1:], strict=True)
-    return [decoded.items[a:b].tolist() for a, b in pairs]
 
 
 @given(

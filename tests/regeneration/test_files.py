@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
+import tables
 from recbole_ra.core.errors import DataError
 from recbole_ra.data.table import Origin, Prefixes, SequenceTable
 from recbole_ra.regeneration import files
@@ -33,9 +34,7 @@ HEADER = "origin\tuser\tlatent\titems"
 
 
 def table_of(rows: list[list[int]], users: list[int], n_items: int = len(ITEMS)) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    offsets = np.cumsum([0, *map(len, rows)])
-    return SequenceTable.from_arrays(items, offsets, n_items, users=np.array(users, dtype=np.int64))
+    return tables.table_of(rows, n_items, users=users)
 
 
 def example() -> RegeneratedData:

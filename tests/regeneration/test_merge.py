@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
+import tables
 from recbole_ra.core.setting import read
 from recbole_ra.data.table import ORIGINS, Origin, SequenceTable
 from recbole_ra.regeneration.merge import RegeneratedData, concatenate, merge, row_codes, take_rows
 from recbole_ra.settings.declared import RegenerationSettings
+from tables import lists_of
 
 N_ITEMS = 6
 
@@ -20,23 +22,11 @@ some_rows = st.lists(st.lists(st.integers(1, 3), max_size=4), max_size=10)
 def table_of(
     rows: list[list[int]], users: list[int] | None = None, origin: Origin = Origin.ORIGINAL
 ) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    offsets = np.cumsum([0, *map(len, rows)])
-    return SequenceTable.from_arrays(
-        items,
-        offsets,
-        N_ITEMS,
-        users=None if users is None else np.array(users, dtype=np.int64),
-        origin=origin,
-    )
+    return tables.table_of(rows, N_ITEMS, users=users, origin=origin)
 
 
 def patterns_of(rows: list[list[int]]) -> SequenceTable:
     return table_of(rows, [-1] * len(rows), Origin.PATTERN)
-
-
-def lists_of(table: SequenceTable) -> list[list[int]]:
-    return [table.items[a:b].tolist() for a, b in zip(table.offsets[:-1], table.offsets[1:], strict=True)]
 
 
 def rows_of(data: RegeneratedData) -> list[tuple]:

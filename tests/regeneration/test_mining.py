@@ -16,12 +16,7 @@ from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration import mining
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
 from recbole_ra.settings.declared import PatternSettings
-
-
-def table_of(sequences: list[list[int]], n_items: int | None = None) -> SequenceTable:
-    items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
-    offsets = np.cumsum([0, *map(len, sequences)])
-    return SequenceTable.from_arrays(items, offsets, n_items or int(items.max(initial=0)) + 1)
+from tables import table_of
 
 
 def as_dict(patterns: Patterns) -> dict[tuple[int, ...], int]:

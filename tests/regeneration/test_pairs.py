@@ -16,16 +16,7 @@ from recbole_ra.regeneration import pairs as module
 from recbole_ra.regeneration.mining import Patterns, mine_patterns
 from recbole_ra.regeneration.pairs import Pairs, draw_pairs
 from recbole_ra.settings.declared import RegenerationSettings
-
-
-def flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    return items, np.cumsum([0, *map(len, rows)])
-
-
-def table_of(sequences: list[list[int]]) -> SequenceTable:
-    items, offsets = flat(sequences)
-    return SequenceTable.from_arrays(items, offsets, int(items.max(initial=0)) + 1)
+from tables import flat, table_of
 
 
 def patterns_of(rows: list[list[int]]) -> Patterns:

@@ -12,13 +12,9 @@ import pytest
 
 from recbole_ra import run
 from recbole_ra.core.errors import CheckpointError, DataError, RecboleRaError, SettingsError
-from walks import REGENERATION
+from walks import REGENERATION, silent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-def silent(line: str) -> None:
-    """Receives progress lines."""
 
 
 def test_second_start_trains_nothing_again(regenerating: dict[str, Any]) -> None:

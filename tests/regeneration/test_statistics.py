@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tables
 from recbole_ra.data.table import Origin, SequenceTable
 from recbole_ra.regeneration.decoding import Decoded
 from recbole_ra.regeneration.merge import RegeneratedData, merge
@@ -19,11 +20,7 @@ N_ITEMS = 9  # eight items and padding
 def table_of(
     rows: list[list[int]], owner: int | None = None, origin: Origin = Origin.ORIGINAL
 ) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    users = None if owner is None else np.full(len(rows), owner)
-    return SequenceTable.from_arrays(
-        items, np.cumsum([0, *map(len, rows)]), N_ITEMS, users=users, origin=origin
-    )
+    return tables.table_of(rows, N_ITEMS, users=None if owner is None else [owner] * len(rows), origin=origin)
 
 
 def decoded_of(rows: list[list[int]], source: list[int], latent: list[int]) -> Decoded:

@@ -10,12 +10,9 @@ import pytest
 import recbole_ra
 from recbole_ra import run
 from recbole_ra.core.errors import DataError, SettingsError
+from walks import silent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-def silent(line: str) -> None:
-    """Receives progress lines."""
 
 
 def test_weights_of_rows_train_another_backbone(regenerating: dict[str, Any]) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_ra.data.table import Origin, SequenceTable
+from recbole_ra.data.table import Origin
 from recbole_ra.regeneration.merge import RegeneratedData, merge
 from recbole_ra.regeneration.weights import row_weights
-
-
-def table_of(rows: list[list[int]], origin: Origin = Origin.ORIGINAL) -> SequenceTable:
-    items = np.array([item for row in rows for item in row], dtype=np.int64)
-    return SequenceTable.from_arrays(items, np.cumsum([0, *map(len, rows)]), 6, origin=origin)
+from tables import table_of
 
 
 def example() -> RegeneratedData:
-    original = table_of([[1, 2, 3], [2, 1]])
-    patterns = table_of([[3, 2], [1, 3, 4]], Origin.PATTERN)
-    decoded = table_of([[4, 1], [4, 1], [4, 1], [2, 3]])
+    original = table_of([[1, 2, 3], [2, 1]], 6)
+    patterns = table_of([[3, 2], [1, 3, 4]], 6, origin=Origin.PATTERN)
+    decoded = table_of([[4, 1], [4, 1], [4, 1], [2, 3]], 6)
     return merge(original, patterns, decoded, np.arange(4), support=np.array([2, 5]))
 
 

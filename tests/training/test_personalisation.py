@@ -24,10 +24,7 @@ from recbole_ra.settings.declared import PersonalisationSettings
 from recbole_ra.training import personalisation
 from recbole_ra.training.hypergradient import hypergradient
 from recbole_ra.training.personalisation import PersonalizedTrainer
-
-
-def silent(line: str) -> None:
-    """Swallow what a run says."""
+from walks import silent
 
 
 @pytest.fixture

@@ -17,13 +17,9 @@ import torch
 from recbole_ra import run
 from recbole_ra.core.errors import SettingsError
 from recbole_ra.regeneration.decoding import Decoded
-from walks import REGENERATION, settings_below
+from walks import REGENERATION, settings_below, silent
 
 STEADY = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "ema_decay": 0.5}
-
-
-def silent(line: str) -> None:
-    """Receives progress lines."""
 
 
 @pytest.fixture
