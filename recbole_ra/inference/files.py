@@ -85,7 +85,19 @@ def save_recommender(recommender: Recommender, folder: Path) -> None:
         write_json(part / MANIFEST, {"key": digest(about), "about": about, "files": files})
         flush_folder(part)  # it takes the place of a journal that was on the disk
     flush_names(folder.parent)
-    for remnant in orphans(folder):  # of users who were forgotten, perhaps
+    delete_earlier(folder)
+
+
+def delete_earlier(folder: Path) -> None:
+    """Delete what a save left of the one before it, which may hold users who were forgotten.
+
+    Raises
+    ------
+    RecboleRaError
+        If that cannot be deleted.
+    """
+    put_back(folder)
+    for remnant in orphans(folder):
         raise RecboleRaError(f"{remnant}: holds what was saved before, and cannot be deleted; delete it")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import explain_disk_errors, flush_folder
-from recbole_ra.inference.files import save_recommender, state_of
+from recbole_ra.inference.files import delete_earlier, save_recommender, state_of
 
 if TYPE_CHECKING:
     from recbole_ra.inference.recommender import Recommender
@@ -107,6 +107,8 @@ class Journal:
         Bytes that were.
     changes : int
         In the file; 0 says that the folder alone is all.
+    forgets : bool
+        Whether one of them forgets a user, whom the folder may hold still.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,26 +118,28 @@ class Journal:
 
     def _open(self) -> None:
         written = read_journal(self.folder)
-        self.changes, self._size, self.torn = len(written.changes), written.size, written.torn
         path = self.folder / JOURNAL
         with explain_disk_errors(path):
             file = open(path, "ab", buffering=0)  # noqa: SIM115  # until close
             try:
-                file.truncate(self._size)
+                file.truncate(written.size)
                 flush_folder(self.folder)
             except BaseException:
                 file.close()
                 raise
         self._file: BinaryIO = file
+        self.changes, self._size, self.torn = len(written.changes), written.size, written.torn
+        self.forgets = any(change.forgotten is not None for change in written.changes)
 
     def append(self, changes: Iterable[Change]) -> None:
         """Write changes; when this returns they are on the disk, and if it raises none is there."""
         if not self._is_there():
             self._reopen()
-        lines = [change.line() for change in changes]
-        content = b"".join(lines)
+        changes = list(changes)
+        content = b"".join(change.line() for change in changes)
         try:
             with explain_disk_errors(self.folder / JOURNAL):
+                self._file.truncate(self._size)  # what a failed append could not take back
                 rest = memoryview(content)
                 while rest:
                     rest = rest[self._file.write(rest) :]
@@ -144,7 +148,8 @@ class Journal:
             self._file.truncate(self._size)
             raise
         self._size += len(content)
-        self.changes += len(lines)
+        self.changes += len(changes)
+        self.forgets |= any(change.forgotten is not None for change in changes)
 
     def compact(self, recommender: Recommender) -> None:
         """Save the recommender, to which every change was applied; the journal starts from nothing.
@@ -152,7 +157,9 @@ class Journal:
         If it cannot be opened again, the next change tries, and says why it cannot be kept.
         """
         if not self.changes:
+            delete_earlier(self.folder)
             return
+        self._file.close()  # some network file systems delete no folder of an open file
         try:
             save_recommender(recommender, self.folder)
         finally:  # a save may fail after it took the folder's place, and with it the journal's
@@ -171,7 +178,6 @@ class Journal:
 
     def _reopen(self) -> None:
         self._file.close()
-        self.changes = self._size = 0
         self._open()
 
     def close(self) -> None:

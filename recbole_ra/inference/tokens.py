@@ -22,7 +22,14 @@ class Tokens:
     ----------
     names : sequence of str or None
         The name of each id; the first is not looked at.
+
+    Attributes
+    ----------
+    hints_below : int
+        Among fewer names an unknown one is compared with all, for a hint.
     """
+
+    hints_below = 50_000
 
     def __init__(self, names: Sequence[str | None]) -> None:
         self.names: NDArray[np.object_] = np.array([PADDING, *names[1:]], dtype=object)
@@ -34,6 +41,11 @@ class Tokens:
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids
+
+    @property
+    def n_known(self) -> int:
+        """Return how many ids have a name."""
+        return len(self._ids)
 
     def ids(self, names: Iterable[object]) -> IntArray:
         """Return the id of each name, 0 for an unknown one; a name that is no text counts as its text."""
@@ -61,7 +73,7 @@ class Tokens:
 
     def nearest(self, name: str) -> str:
         """Return a hint at a known name that is written alike, or nothing."""
-        return nearest(name, self._ids) if len(self) < 50_000 else ""
+        return nearest(name, self._ids) if len(self) < self.hints_below else ""
 
 
 class Items(Tokens):
@@ -147,6 +159,8 @@ def as_names(names: Iterable[object]) -> NDArray[np.object_]:
 
 def _text(name: object) -> str | None:
     if isinstance(name, str):
+        if "\0" in name:  # for pandas the text ends there
+            raise RequestError(f"{name!r}: holds a NUL byte, which no token does")
         return str(name)
     if name is None or name is pd.NA:
         return None

@@ -102,6 +102,7 @@ def build_app(desk: Desk, options: Options) -> ASGIApp:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers=_HANDLERS,
     )
 
@@ -160,7 +161,10 @@ def build_app(desk: Desk, options: Options) -> ASGIApp:
     for path, name in PAGE.items():
         content = (resources.files("recbole_ra.serving") / "page" / name).read_bytes()
         media = _MEDIA[name.rpartition(".")[2]]
-        app.add_api_route(path, partial(_file, content, media), methods=["GET"], include_in_schema=False)
+        app.add_api_route(
+            path, partial(_file, content, media), methods=["GET", "HEAD"], include_in_schema=False
+        )
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
 
     app.openapi = partial(_openapi, app, options)  # type: ignore[method-assign]
     paths = [getattr(route, "path", "") for route in app.routes]
@@ -173,7 +177,9 @@ async def _file(content: bytes, media: str) -> Response:
 
 def _openapi(app: FastAPI, options: Options) -> dict[str, Any]:
     """Describe the endpoints, with their errors and the key."""
-    made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    made = app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
     components = made["components"]
     components["schemas"]["Problem"] = Problem.model_json_schema()
     if options.key is not None:

@@ -77,7 +77,7 @@ def _serve(
         say(f"recbole-ra: {journal.torn} bytes of a change that was never acknowledged are dropped")
     options = Options(
         key=key,
-        hosts=LOCAL if key is None else None,
+        hosts=(*LOCAL, given.host.lower()) if key is None else None,
         batch=given.batch,
         window=given.window / 1000,
         limits=Limits(seconds=given.timeout),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from recbole_ra.inference.journal import Change, Journal
 from recbole_ra.inference.recommender import Recommender
 from recbole_ra.inference.requests import Requests
 from recbole_ra.inference.selection import Selection
+from recbole_ra.inference.tokens import as_names
 from recbole_ra.serving.problems import Refusal
 from recbole_ra.serving.schema import (
     EventsRequest,
@@ -28,6 +30,12 @@ from recbole_ra.serving.schema import (
 
 CHANGES = 1000
 """Requests in the journal after which the recommender is saved: what a start after a kill reads again."""
+
+PAUSE = 10
+"""Seconds after which a client may ask again, and a change tries again to save who was forgotten."""
+
+HINTS_BELOW = 2000
+"""Names that an unknown one is compared with, for a hint, while everybody else waits."""
 
 Outcome = bytes | Refusal
 """JSON, or why there is none."""
@@ -55,7 +63,7 @@ class Desk:
     ----------
     recommender : Recommender
     journal : Journal
-        Of its folder; its changes were applied.
+        Of its folder; its changes were applied. If they forgot somebody, the recommender is saved at once.
 
     Attributes
     ----------
@@ -67,12 +75,18 @@ class Desk:
         self.recommender, self.journal = recommender, journal
         self.unsaved: Exception | None = None
         self._save_at = CHANGES
+        self._retry_at = -math.inf
+        for names in (recommender.users, recommender.items):
+            names.hints_below = HINTS_BELOW
+        self._owes = journal.forgets  # somebody who was forgotten may be on the disk
+        if self._owes:
+            self._save()
 
     def counts(self) -> Counts:
         """Count what the recommender holds."""
         memory = self.recommender.memory
         memories = None if memory is None else len(memory.bank)
-        return Counts(len(self.recommender.users.known()), memories, self.journal.changes)
+        return Counts(self.recommender.users.n_known, memories, self.journal.changes)
 
     def recommend(self, asked: Sequence[RecommendRequest]) -> list[Outcome]:
         """Score all requests in one pass for each choice of what may be recommended, and how many."""
@@ -90,7 +104,12 @@ class Desk:
                 groups.setdefault(key, []).append((place, requests, chosen))
         for group in groups.values():
             together = Requests.joined([requests for _, requests, _ in group])
-            table = pd.concat(self.recommender.tables(together, group[0][2]), ignore_index=True)
+            try:
+                table = pd.concat(self.recommender.tables(together, group[0][2]), ignore_index=True)
+            except RecboleRaError as error:  # too little memory; others may need less
+                for place, _, _ in group:
+                    outcomes[place] = _later(str(error))
+                continue
             rows = _rows(table, len(together))
             start = 0
             for place, requests, chosen in group:
@@ -164,7 +183,7 @@ class Desk:
         except (OSError, RecboleRaError) as error:
             return [_later(f"events cannot be kept: {error}")] * len(asked)
         outcomes = [self._add(one, change) for one, change in zip(asked, read, strict=True)]
-        if self.journal.changes >= self._save_at:
+        if self.journal.changes >= self._save_at or (self._owes and monotonic() >= self._retry_at):
             self._save()
         return outcomes
 
@@ -172,6 +191,7 @@ class Desk:
         """Keep what is known of the events, so that the journal reads as it was applied."""
         events = asked.events
         try:
+            as_names(event.user for event in events)
             ids, _ = self.recommender.items.require(
                 [event.item for event in events], "events", asked.on_unknown_items
             )
@@ -196,7 +216,11 @@ class Desk:
         if self.unsaved is None:
             return outcomes
         kept = _later(f"erased from what is served, but not from the disk yet: {self.unsaved}")
-        return [outcome if isinstance(outcome, Refusal) else kept for outcome in outcomes]
+        # Who asks again would take 404 for the end of it.
+        return [
+            outcome if isinstance(outcome, Refusal) and outcome.status != 404 else kept
+            for outcome in outcomes
+        ]
 
     def _forget(self, asked: ForgetRequest) -> bytes:
         self._must_know(asked.user, "user")
@@ -204,6 +228,7 @@ class Desk:
             self.journal.append([Change(forgotten=asked.user)])
         except (OSError, RecboleRaError) as error:
             raise _later(f"the user cannot be erased: {error}") from error
+        self._owes = True
         return _json(memories=self.recommender.forget(asked.user))
 
     def _save(self) -> None:
@@ -214,8 +239,9 @@ class Desk:
             if self.unsaved is None:
                 say(f"recbole-ra: changes are kept in the journal, but cannot be saved: {error}")
             self.unsaved, self._save_at = error, self.journal.changes + CHANGES
+            self._retry_at = monotonic() + PAUSE
         else:
-            self.unsaved, self._save_at = None, CHANGES
+            self.unsaved, self._save_at, self._owes = None, CHANGES, False
 
     def close(self) -> None:
         """Save what the journal holds."""
@@ -226,7 +252,7 @@ class Desk:
 
 
 def _later(why: str) -> Refusal:
-    return Refusal(503, why, {"Retry-After": "10"})
+    return Refusal(503, why, {"Retry-After": str(PAUSE)})
 
 
 def _outcome(answer: Callable[[Any], bytes], asked: Any) -> Outcome:

@@ -46,11 +46,12 @@ class Limits:
     body : int
         Bytes of a request.
     drained : int
-        Bytes of a body that is too long which are read, so that the client reads the answer.
+        Bytes of a body that is too long which are read, so that the client reads the answer; of a request
+        that is refused for another reason, ``body``.
     seconds : float
-        For the whole body.
+        For the whole body; of a request that is refused, a tenth.
     under_way : int
-        Requests with a body that are not answered yet.
+        Requests with a body that were let in and are not answered yet.
     """
 
     body: int = 1 << 20
@@ -110,36 +111,42 @@ class Gate:
                     headers.setdefault(name, value)
             await send(message)
 
-        has_body = scope["method"] not in ("GET", "HEAD")
-        self._under_way += has_body
         self.metrics.under_way.inc()
         try:
-            await self._admitted(scope, receive, sending, has_body)
+            await self._admitted(scope, receive, sending)
         except Refusal as refusal:
             await refusal.response()(scope, receive, sending)
         except _Gone:
             pass
         finally:
-            self._under_way -= has_body
             self.metrics.under_way.dec()
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.requests.labels(path, str(status or "gone")).inc()
             self.metrics.seconds.labels(path).observe(perf_counter() - started)
 
-    async def _admitted(self, scope: Scope, receive: Receive, send: Send, has_body: bool) -> None:
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if not has_body:
-            self._check(scope, headers, has_body)
+        if scope["method"] in ("GET", "HEAD"):
+            self._check(scope, headers)
             await self.app(scope, receive, send)
             return
         try:
-            self._check(scope, headers, has_body)
-        except Refusal:
+            self._check(scope, headers)
+            self._check_body(scope, headers)
+        except Refusal as refusal:
             if "expect" not in headers:
+                drained = self.limits.drained if refusal.status == 413 else self.limits.body
                 with contextlib.suppress(Refusal):
-                    await self._read(receive)
+                    await self._read(receive, self.limits.seconds / 10, drained)
             raise
-        body = await self._read(receive)
+        self._under_way += 1
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await self._read(receive, self.limits.seconds, self.limits.drained)
 
         async def again() -> Message:
             nonlocal body
@@ -150,8 +157,8 @@ class Gate:
 
         await self.app(scope, again, send)
 
-    def _check(self, scope: Scope, headers: Headers, has_body: bool) -> None:
-        """Raise Refusal for what can be told before the body is read."""
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Raise Refusal for who may not ask."""
         host = _PORT.sub("", headers.get("host", ""))
         if self.hosts is not None and host.lower() not in self.hosts:
             raise Refusal(421, f"Host '{host}': without {KEY} only localhost is served")
@@ -161,9 +168,10 @@ class Gate:
                 raise Refusal(
                     401, "send the API key as 'Authorization: Bearer KEY'", {"WWW-Authenticate": "Bearer"}
                 )
-        if not has_body:
-            return
-        if self._under_way > self.limits.under_way:
+
+    def _check_body(self, scope: Scope, headers: Headers) -> None:
+        """Raise Refusal for what can be told before the body is read."""
+        if self._under_way >= self.limits.under_way:
             raise Refusal(503, "too many requests wait; try again in a second", {"Retry-After": "1"})
         length = headers.get("content-length", "0")
         if int(length) > self.limits.body if length.isdecimal() else True:
@@ -174,8 +182,8 @@ class Gate:
         if scope["method"] == "POST" and scope["path"] in self.paths and kind != "application/json":
             raise Refusal(415, "Content-Type must be application/json", {"Accept-Post": "application/json"})
 
-    async def _read(self, receive: Receive) -> bytearray | None:
-        """Read a body.
+    async def _read(self, receive: Receive, seconds: float, drained: int) -> bytearray | None:
+        """Read a body, of one that is too long no more than ``drained`` bytes.
 
         Raises
         ------
@@ -184,8 +192,8 @@ class Gate:
         """
         body, size, more = bytearray(), 0, True
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                while more and size <= self.limits.drained:
+            async with asyncio.timeout(seconds):
+                while more and size <= drained:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _Gone
@@ -195,7 +203,7 @@ class Gate:
                         body += chunk
         except TimeoutError:
             raise Refusal(
-                408, f"the body did not arrive within {self.limits.seconds:g} s", {"Connection": "close"}
+                408, f"the body did not arrive within {seconds:g} s", {"Connection": "close"}
             ) from None
         if size > self.limits.body:
             raise Refusal(413, f"the body has more than {self.limits.body} bytes; send less at once")

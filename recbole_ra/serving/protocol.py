@@ -15,7 +15,8 @@ class Protocol(H11Protocol):
     """Uvicorn's protocol, which by itself waits for headers for ever."""
 
     seconds = 10.0
-    """For the headers of a request, from the connection or the answer before it."""
+    """For the headers of a request, from the connection or the answer before it, and for what is left of one
+    that is answered."""
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -41,7 +42,9 @@ class Protocol(H11Protocol):
         self._wait()
 
     def _wait(self) -> None:
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        # An answer may come before the end of a request: what is left of that is waited for, too.
+        waits = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+        if waits and not self.transport.is_closing():
             self._waiting = self._waiting or self.loop.call_later(self.seconds, self._too_late)
         elif self._waiting is not None:
             self._waiting.cancel()

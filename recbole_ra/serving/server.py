@@ -24,6 +24,11 @@ class _Server(uvicorn.Server):
         if self.started:
             self._say_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; a second signal does not cut short what saves the changes."""
+        super().handle_exit(sig, frame)
+        self.force_exit = False
+
 
 def run_server(
     app: ASGIApp, listener: socket.socket, seconds: float, started: Callable[[], None]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import recbole_ra
+from recbole_ra.core import files
 from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.inference import journal as journals
-from recbole_ra.inference.journal import Journal
+from recbole_ra.inference.journal import Change, Journal
 from recbole_ra.serving import desk as desks
 from recbole_ra.serving.desk import Desk
 from recbole_ra.serving.problems import Refusal
-from recbole_ra.serving.schema import EventsRequest, ForgetRequest
+from recbole_ra.serving.schema import EventsRequest, ForgetRequest, RecommendRequest
 
 
 @pytest.fixture
@@ -61,11 +64,12 @@ def test_who_is_forgotten_is_told_what_the_disk_still_holds(
     asked = [ForgetRequest(user="u1"), ForgetRequest(user="nobody")]
     with monkeypatch.context() as broken:
         broken.setattr(journals, "save_recommender", full)
-        known, unknown = desk.forget(asked)
-        assert isinstance(known, Refusal)
-        assert isinstance(unknown, Refusal)
-        assert (known.status, unknown.status) == (503, 404)
-        assert "not from the disk yet: model: no space left" in known.detail
+        for _ in range(2):  # who asks again is no stranger
+            known, unknown = desk.forget(asked)
+            assert isinstance(known, Refusal)
+            assert isinstance(unknown, Refusal)
+            assert (known.status, unknown.status) == (503, 503)
+            assert "not from the disk yet: model: no space left" in known.detail
         desk.close()
     assert isinstance(desk.unsaved, RecboleRaError)
     assert "u1" not in recbole_ra.load(run).users  # the journal says so
@@ -98,3 +102,71 @@ def test_a_save_that_fails_in_any_way_costs_no_answer(
     (outcome,) = desk.forget([ForgetRequest(user="u2")])
     assert isinstance(outcome, bytes)
     assert desk.unsaved is None
+
+
+def users_on_disk(run: Path) -> set[str]:
+    return {*pd.read_parquet(run / "model" / "users.parquet")["user"].dropna()}
+
+
+def test_who_is_forgotten_is_off_the_disk_with_the_next_change(
+    desk: Desk, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(journals, "save_recommender", full)
+        desk.forget([ForgetRequest(user="u1")])
+    desk.remember([event(1)])  # too soon to try again
+    assert "u1" in users_on_disk(run)
+    monkeypatch.setattr(desks, "monotonic", lambda: math.inf)
+    desk.remember([event(2)])
+    assert desk.unsaved is None
+    assert "u1" not in users_on_disk(run)
+
+
+def test_who_was_forgotten_before_a_kill_is_off_the_disk_with_the_next_start(desk: Desk, run: Path) -> None:
+    desk.journal.append([Change(forgotten="u1")])
+    desk.journal._file.close()
+    assert "u1" in users_on_disk(run)
+    Desk(recbole_ra.load(run), Journal(run / "model"))
+    assert "u1" not in users_on_disk(run)
+
+
+def test_a_save_that_cannot_delete_the_one_before_is_not_done(
+    desk: Desk, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "remove", lambda path: None)
+        for user in ("u1", "u1"):
+            (outcome,) = desk.forget([ForgetRequest(user=user)])
+            assert isinstance(outcome, Refusal)
+            assert "cannot be deleted" in outcome.detail
+    (outcome,) = desk.forget([ForgetRequest(user="u1")])
+    assert isinstance(outcome, Refusal)
+    assert outcome.status == 404
+    assert not files.orphans(run / "model")
+
+
+def test_too_little_memory_for_one_request_is_nobody_elses(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = desk.recommender.tables
+
+    def short(requests: Any, chosen: Any) -> Any:
+        if chosen.k == 7:
+            raise RecboleRaError("too little memory")
+        return tables(requests, chosen)
+
+    monkeypatch.setattr(desk.recommender, "tables", short)
+    asked = [RecommendRequest.model_validate({"users": ["u1"], "k": k}) for k in (3, 7)]
+    fine, refused = desk.recommend(asked)
+    assert isinstance(fine, bytes)
+    assert isinstance(refused, Refusal)
+    assert refused.status == 503
+
+
+def test_a_name_that_pandas_would_cut_is_refused(desk: Desk) -> None:
+    events = [{"user": "ada\0", "item": "i1", "time": 1}]
+    (outcome,) = desk.remember([EventsRequest.model_validate({"events": events})])
+    assert isinstance(outcome, Refusal)
+    assert outcome.status == 422
+    assert "holds a NUL byte" in outcome.detail
+    assert desk.journal.changes == 0

@@ -64,3 +64,30 @@ def test_overload_is_said_with_a_time_to_come_back(run: Path) -> None:
         assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} == {"1"}
     finally:
         client.close()
+
+
+def test_who_has_no_key_takes_nobodys_place(run: Path) -> None:
+    """Their bodies never come, and are not waited for as those of others are."""
+    client = Client(run, Options(key="secret", hosts=None, limits=Limits(under_way=1, seconds=5)))
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    try:
+        headers = {"content-type": "application/json"}
+        stranger = ("POST", "/recommend", {"content": never(), "headers": headers})
+        mine = (
+            "POST",
+            "/recommend",
+            {"json": {"users": ["u1"]}, "headers": {"authorization": "Bearer secret"}},
+        )
+        answers = client.all(stranger, mine)
+        assert [answer.status_code for answer in answers] == [401, 200]
+    finally:
+        client.close()
+
+
+def test_probes_may_ask_for_headers_alone(client: Client) -> None:
+    answers = client.all(("HEAD", "/", {}), ("HEAD", "/health", {}))
+    assert [answer.status_code for answer in answers] == [200, 200]

@@ -58,6 +58,7 @@ BAD: list[tuple[int, str, dict[str, Any], str]] = [
     (422, "/recommend", {"json": {str(n): n for n in range(99)}}, "0: no such key; there are users, histor"),
     (404, "/nowhere", {"json": {}}, "/nowhere: no such path"),
     (405, "/health", {"json": {}}, "POST is not answered here"),
+    (404, "/recommend/", {"json": {"users": ["u1"]}}, "/recommend/: no such path"),
 ]  # fmt: skip
 
 

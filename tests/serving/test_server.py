@@ -167,6 +167,13 @@ def test_slow_and_broken_clients_are_given_up_and_the_others_served(run: Path, s
     idle = socket.create_connection(place)
     idle.settimeout(5)
     assert idle.recv(100) == b""  # nothing was asked, so nothing is said
+    early = socket.create_connection(place)
+    early.settimeout(5)
+    early.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+    assert early.recv(65536).startswith(b"HTTP/1.1 200 ")
+    early.sendall(b"x")  # and the rest never
+    while early.recv(65536):  # raises if nobody ends it
+        pass
     assert "Traceback" not in server.said()
 
 
