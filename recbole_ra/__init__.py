@@ -41,3 +41,7 @@ def __getattr__(name: str) -> Any:
 
         return Recommender
     raise AttributeError(f"module 'recbole_ra' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,13 +78,7 @@ class About:
 
     def config(self, device: torch.device | str) -> RaConfig:
         """Read the settings as a run does."""
-        # RecBole hides every GPU from the process where one is not used.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         config = RaConfig(self.model, self.dataset, (), {**self.settings, "use_gpu": False, "state": "ERROR"})
-        if visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
         config.final_config_dict["device"] = torch.device(device)
         return config
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_ra.core.errors import RecboleRaError
+from recbole_ra.core.errors import CheckpointError, RecboleRaError
 from recbole_ra.core.files import explain_disk_errors, remove, replacing, write_bytes, write_json
 from recbole_ra.inference.files import LATEST
 from recbole_ra.report.plots import gains_by_group, learning_curve, weight_curve
@@ -20,7 +20,7 @@ from recbole_ra.settings.recbole import metric_key, split_metric
 from recbole_ra.training.evaluation import PROTOCOLS, flat_result
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """The outcome of one run.
 
@@ -157,9 +157,32 @@ class Result:
         return {stage: epoch for stage, (_, epoch) in best.items()}
 
     @classmethod
-    def load(cls, folder: Path) -> Result:
-        """Read a saved result."""
-        return cls(**json.loads((folder / "result.json").read_text()))
+    def load(cls, folder: str | Path) -> Result:
+        """Read the result that a run left in its folder, wherever that is now.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none.
+        """
+        path = Path(folder) / "result.json"
+        try:
+            found = cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: is missing or damaged; name the folder of a run") from error
+        found.folder = str(folder)
+        return found
+
+    def __repr__(self) -> str:
+        metric = split_metric(self.settings["valid_metric"])[1] if self.settings else ""
+        measured = self.test or self.valid
+        values = ", ".join(
+            f"{protocol} {measured[protocol][metric]:.4f}"
+            for protocol in PROTOCOLS
+            if metric in measured.get(protocol, {})
+        )
+        split = "test" if self.test else "validation"
+        return f"<Result {self.model} on {self.dataset}: {split} {metric} {values}; {self.folder}>"
 
 
 def link_latest(folder: Path, say: Callable[[str], None]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from recbole_ra.core import console
 from recbole_ra.core.errors import CheckpointError, DataError, SettingsError, explain_memory_errors
@@ -34,7 +36,7 @@ from recbole_ra.retrieval.finetuning import cached, raft_stage, retrieve_rows
 from recbole_ra.retrieval.retrieved import Retrieved
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.training.backbone import backbone_stage
-from recbole_ra.training.checkpoint import BEST, LAST
+from recbole_ra.training.checkpoint import BEST, LAST, random_state, set_random_state
 from recbole_ra.training.evaluation import RankingEvaluator
 from recbole_ra.training.run import Run
 from recbole_ra.training.trainer import TENSORBOARD, RaTrainer
@@ -42,11 +44,25 @@ from recbole_ra.training.trainer import TENSORBOARD, RaTrainer
 PACKAGES = ("recbole-ra", "recbole", "torch", "numpy", "pandas", "faiss-cpu")
 
 
+@contextlib.contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """Leave random states, cuDNN's flags and the level of logging to whoever called, as they were."""
+    state, cudnn, root = random_state(), torch.backends.cudnn, logging.getLogger()
+    flags, level = (cudnn.deterministic, cudnn.benchmark), root.level
+    try:
+        yield
+    finally:
+        set_random_state(state)
+        cudnn.deterministic, cudnn.benchmark = flags
+        root.setLevel(level)
+
+
 @explain_memory_errors()
+@_global_state_kept()
 def run(
     model: str | None = None,
     dataset: str | None = None,
-    config_files: Iterable[str | Path] = (),
+    config_files: str | Path | Iterable[str | Path] = (),
     *,
     start_workers: Callable[[RaConfig], AbstractContextManager[Workers]] | None = None,
     evaluate_test: bool = True,
@@ -63,7 +79,7 @@ def run(
         ``SASRec``, ``DuoRec``, a sequential model of RecBole's, ``Ra`` before any of them, or ``DR4SR``.
     dataset : str
         Name of a folder of atomic files below ``data_path``.
-    config_files : iterable of paths
+    config_files : path or iterable of paths
         YAML files of settings; later ones win.
     start_workers : callable, optional
         Gives the processes that share the work where ``workers`` is above 1; in ``recbole_ra.run`` it is

@@ -123,10 +123,16 @@ def build_bank(run: Run, mined: MinedPatterns, base: SequentialModel, states: to
             parts.append({"keys": states.numpy(), **memories_of(run.train_rows)})
         else:
             parts.append(regenerated_memories(run, base))
-    if config.bank.memory_source in ("patterns", "both"):
+    if with_patterns(config):
         parts.append(pattern_memories(run, mined.table, base))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return indexed(config, columns)
+
+
+def with_patterns(config: RaConfig) -> bool:
+    """Tell whether mined patterns are remembered, and are not among regenerated rows that are."""
+    there = config.bank.memory_data == "regenerated" and "pattern" in config.regeneration.origins
+    return config.bank.memory_source == "patterns" or (config.bank.memory_source == "both" and not there)
 
 
 def indexed(config: RaConfig, columns: Mapping[str, Any]) -> MemoryBank:
@@ -199,7 +205,7 @@ def check_bank_size(run: Run, mined: MinedPatterns) -> None:
     SettingsError
     """
     source = run.config.bank.memory_source
-    memories = 0 if source == "enumerate" else len(mined.patterns)
+    memories = len(mined.patterns) if with_patterns(run.config) else 0
     if source != "patterns":
         original = run.config.bank.memory_data == "original"
         memories += len(run.train_rows if original else regenerated_of(run).distinct_rows)

@@ -40,6 +40,7 @@ from recbole_ra.settings.declared import (
 from recbole_ra.settings.files import (
     YamlLoader,
     part_of,
+    plain_value,
     props_root,
     read_files,
     read_manifest,
@@ -95,10 +96,13 @@ class RaConfig(Config):
         self,
         model: str | None,
         dataset: str | None,
-        config_files: Iterable[str | Path] = (),
+        config_files: str | Path | Iterable[str | Path] = (),
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        chosen = {**read_files(config_files), **(overrides or {})}
+        chosen = {
+            **read_files(config_files),
+            **{name: plain_value(value) for name, value in (overrides or {}).items()},
+        }
         model = model or chosen.get("model")
         dataset = dataset or chosen.get("dataset")
         if not model or not dataset:
@@ -137,7 +141,7 @@ class RaConfig(Config):
         """Read the + of ``regenerate=dr4sr+``."""
         kind, plus = split_plus(self.regeneration.regenerate)
         self.regeneration = dataclasses.replace(self.regeneration, regenerate=kind)
-        if plus and "personalize" not in self._user_keys:
+        if plus and self.personalisation.personalize == "none":
             self.personalisation = dataclasses.replace(self.personalisation, personalize="bilevel")
 
     def _read_set(self, problems: list[str]) -> None:
@@ -393,9 +397,20 @@ class RaConfig(Config):
             raise SettingsError(f"loss_type={final.get('loss_type')!r} must be one of {', '.join(LOSSES)}")
 
     def _init_device(self) -> None:
-        if self.final_config_dict.get("use_gpu") is False:
-            self.final_config_dict["gpu_id"] = ""
+        final, name = self.final_config_dict, "CUDA_VISIBLE_DEVICES"
+        visible, on_cpu = os.environ.get(name), final.get("use_gpu") is False
+        if on_cpu:
+            final["gpu_id"] = ""
+        elif visible is not None and "gpu_id" not in self._user_keys:
+            final["gpu_id"] = visible  # the job's; RecBole would take the machine's first
         super()._init_device()
+        if not on_cpu:
+            return
+        # RecBole hides every GPU from the process then, and from what is started in it later.
+        if visible is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = visible
 
     # Checks of ours.
 

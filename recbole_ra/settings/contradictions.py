@@ -28,6 +28,7 @@ def contradictions(config: RaConfig) -> Iterator[str]:
     if isinstance(config["MAX_ITEM_LIST_LENGTH"], int):
         yield from _of_regeneration(config)
     yield from _of_personalisation(config)
+    yield from _of_validation(config)
     yield from _of_memories(config)
     yield from _of_loaders(config)
     if config.backbone in CLOSED_FORM and config.run.workers > 1:
@@ -133,6 +134,11 @@ def _of_rows(config: RaConfig) -> Iterator[str]:
     settings = config.regeneration
     said = {name: getattr(settings, name) != "none" for name in ("row_weight", "position_offset")}
     said["regenerate_epochs"] = settings.regenerate_epochs > 0
+    if said["position_offset"] and "original" not in settings.origins:
+        yield (
+            "position_offset='random' puts regenerated rows where original ones stand, and none of these "
+            "trains; let regenerate_origins hold original"
+        )
     for key in (name for name, is_on in said.items() if is_on):
         what = f"{key}={config[key]!r}"
         if settings.regenerate == "none":
@@ -221,6 +227,16 @@ def uneven_heads(config: RaConfig, width: int, said: str) -> str | None:
     return None
 
 
+def _of_validation(config: RaConfig) -> Iterator[str]:
+    """Refuse trainings of which no epoch would be validated, and so none be kept."""
+    trained = config.backbone not in CLOSED_FORM and not config.only_regenerates
+    fuses = config.uses_retrieval and config.raft.fuses
+    for name, takes_part in (("epochs", trained), ("raft_epochs", fuses)):
+        epochs, step = config.everything[name], config["eval_step"]
+        if takes_part and isinstance(epochs, int) and isinstance(step, int) and 0 < epochs < step:
+            yield f"eval_step={step} validates none of {name}={epochs} epochs; use {epochs} or less"
+
+
 def _of_memories(config: RaConfig) -> Iterator[str]:
     """Refuse a module that cannot be built, and memories that no training query may see."""
     if not config.uses_retrieval:
@@ -238,6 +254,8 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
         )
     if raft.alpha == 0 and raft.fuses == "scaled":
         yield f"fusion={raft.fusion!r} divides by alpha, which is 0; use fusion=raserec"
+    if config.bank.memory_data == "regenerated" and config.bank.memory_source == "patterns":
+        yield "memory_data='regenerated' has no effect on memory_source='patterns'; leave one of them out"
     if config.bank.memory_scope != "past":
         return
     if raft.mixes == "transitions":
@@ -247,10 +265,10 @@ def _of_memories(config: RaConfig) -> Iterator[str]:
             f"use fusion={without}"
         )
     unknown = "memory_scope='past' asks when a memory happened, which is unknown of"
-    if config.bank.memory_source == "patterns":
-        yield f"{unknown} patterns; use memory_source=enumerate or both, or memory_scope=any"
-    elif config.bank.memory_data == "regenerated" and "original" not in config.regeneration.origins:
-        yield f"{unknown} regenerated rows; let regenerate_origins hold original, or use memory_scope=any"
+    if config.bank.memory_source != "enumerate":
+        yield f"{unknown} patterns; use memory_source=enumerate, or memory_scope=any"
+    if config.bank.memory_data == "regenerated":
+        yield f"{unknown} regenerated rows; use memory_data=original, or memory_scope=any"
 
 
 def _of_loaders(config: RaConfig) -> Iterator[str]:

@@ -6,9 +6,10 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import yaml
 
 from recbole_ra.core.errors import SettingsError
@@ -65,12 +66,28 @@ def parse_value(text: str) -> Any:
         raise SettingsError(f"{text[:40]}…: is nested too deep to be read as a value") from error
 
 
-def read_files(paths: Iterable[str | Path]) -> dict[str, Any]:
-    """Read files of settings; of a key in several of them the last one counts."""
+def read_files(paths: str | Path | Iterable[str | Path]) -> dict[str, Any]:
+    """Read files of settings, or one; of a key in several of them the last one counts."""
     found: dict[str, Any] = {}
-    for path in paths:
+    for path in (paths,) if isinstance(paths, str | Path) else paths:
         found.update(read_yaml(Path(path)))
     return found
+
+
+def plain_value(value: Any) -> Any:
+    """Turn NumPy's numbers and paths, also in a list, into what a file of settings would hold.
+
+    No deeper: a value of a few lines of YAML may be endless when it is walked.
+    """
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

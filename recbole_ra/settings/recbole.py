@@ -147,6 +147,10 @@ IGNORED = {
     "config_file": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
     "config_files": ": files of settings are named on the command line, by --config_files=FILE[,FILE]",
 }
+_GPU = r"(\d+|(GPU|MIG)-[\w/-]+)"
+GPUS = rf"{_GPU}(,{_GPU})*|-1|"
+"""What ``gpu_id`` may be: numbers or CUDA's names, or nothing for no GPU."""
+
 UNLISTED = ("enable_amp", "enable_scaler", "transform", "shuffle", "worker")
 """Settings of training that RecBole reads, and none of its lists names."""
 
@@ -198,7 +202,7 @@ def recbole_problems(final: Mapping[str, Any], defaults: Mapping[str, Any], give
             yield f"{key}={final[key]!r} must be text of at least one character"
     for key in sorted(given & set(IGNORED)):
         yield f"{key}={final[key]!r} has no effect here{IGNORED[key]}; leave it out"
-    if final["use_gpu"] and not re.fullmatch(r"\d+(,\d+)*|", str(final["gpu_id"]).replace(" ", "")):
+    if final["use_gpu"] and not re.fullmatch(GPUS, str(final["gpu_id"]).replace(" ", "")):
         yield f"gpu_id={final['gpu_id']!r} must be numbers of GPUs such as 0 or 0,1"
     if final.get("log_wandb") and find_spec("wandb") is None:
         yield "log_wandb=True needs the package wandb: pip install wandb"

@@ -40,7 +40,7 @@ STAGES = {
         after=("patterns", "decoded"), stored=False
     ),  # the training rows; their key is the digest of the rows
     "backbone": Stage(after=("rows",), version=7, sees_held_out=True),
-    "bank": Stage(after=("patterns", "rows", "backbone"), version=4, sees_held_out=True),
+    "bank": Stage(after=("patterns", "rows", "backbone"), version=5, sees_held_out=True),
     "raft": Stage(after=("backbone", "bank"), version=8, sees_held_out=True),
     "test_bank": Stage(after=("bank",), sees_held_out=True, stored=False),  # what the test retrieves from
 }

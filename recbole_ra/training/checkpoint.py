@@ -50,7 +50,7 @@ def random_state() -> dict[str, Any]:
         ],
         "python": [version, list(numbers), following],
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["accelerators"] = torch.cuda.get_rng_state_all()
     return state
 

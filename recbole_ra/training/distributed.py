@@ -128,10 +128,13 @@ class DistributedTrainer(RaTrainer):
         if not ranking.by_rank:
             return super().rank(eval_data, show_progress)
         own = super().rank(_EveryNth(eval_data, dist.get_rank(), dist.get_world_size()), show_progress)
-        found = _gathered(own.found)
-        for protocol in PROTOCOLS:
-            in_turn = itertools.zip_longest(*(part[protocol] for part in found))
-            ranking.found[protocol] = [ranks for turn in in_turn for ranks in turn if ranks is not None]
+        for name in ("found", "n_ranked"):
+            parts = _gathered(getattr(own, name))
+            for protocol in PROTOCOLS:
+                in_turn = itertools.zip_longest(*(part[protocol] for part in parts))
+                getattr(ranking, name)[protocol] = [
+                    one for turn in in_turn for one in turn if one is not None
+                ]
         return ranking
 
 

@@ -110,8 +110,7 @@ class RankingEvaluator:
     Raises
     ------
     SettingsError
-        If a metric asks for a list of recommendations that is longer than the catalogue; from :meth:`add`,
-        if it is longer than what a user has not had.
+        If a metric asks for a list of recommendations that is longer than the catalogue.
     """
 
     def __init__(self, config: Any, train_dataset: Any) -> None:
@@ -122,7 +121,6 @@ class RankingEvaluator:
         needs = self.collectors["unmasked"].register
         # Ranks say all that most metrics ask for; the others get the scores, through RecBole's collector.
         self.by_rank = not any(needs.need(what) for what in ("rec.items", "rec.score", "data.label"))
-        self.lists = needs.need("rec.items")
         self.cut, n_items = max(config["topk"]), train_dataset.item_num - 1
         if not self.by_rank and self.cut > n_items:
             raise SettingsError(
@@ -149,11 +147,6 @@ class RankingEvaluator:
             self.n_ranked[protocol].append(n_ranked.cpu())
         if self.by_rank:
             return
-        if self.lists and (fewest := int(left.min())) < self.cut:
-            raise SettingsError(
-                f"topk: metrics ask for {self.cut} recommendations, but a user has had all items but "
-                f"{fewest}; lower topk"
-            )
         users = torch.arange(len(targets), device=scores.device)
         scores[:, 0] = -torch.inf
         self.collectors["unmasked"].eval_batch_collect(scores, interaction, users, targets)
@@ -178,6 +171,9 @@ class RankingEvaluator:
             for name in ("rec.items", "rec.score", "data.label"):
                 if name in data:
                     data.set(name, data.get(name).cpu())
+            if "rec.items" in data:  # a list that runs out of items goes on with its last one
+                last = (n_ranked[:, None] - 1).clamp(min=0)
+                data.set("rec.items", data.get("rec.items").gather(1, torch.arange(self.cut).minimum(last)))
             results[protocol] = {name: float(value) for name, value in self.evaluator.evaluate(data).items()}
         return results
 

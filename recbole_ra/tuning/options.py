@@ -15,7 +15,7 @@ from recbole_ra.core.setting import declared, raise_problems, read, setting
 from recbole_ra.data.dataset import Splits
 from recbole_ra.settings.config import RaConfig
 from recbole_ra.settings.files import read_files, split_plus
-from recbole_ra.settings.stages import stages_before
+from recbole_ra.settings.stages import STAGES, stages_before
 from recbole_ra.tuning.space import Space, check_space, read_space
 
 DEFAULT_TRIALS = 20
@@ -255,9 +255,11 @@ def _identity(options: TuneSettings, space: Space, config: RaConfig, data: str) 
             "data": data,
             "backbone": digest_bytes(Path(given).read_bytes()) if given and Path(given).is_file() else given,
             "parameters": [dataclasses.astuple(parameter) for parameter in space.parameters],
-            "settings": {
-                key: repr(value) for key, value in config.chosen.items() if config.about(key).shapes
+            # With their versions and defaults: what has changed since does not go on beside what was.
+            "stages": {
+                stage: [STAGES[stage].version, config.shaping(stage)] for stage in sorted(config.stages)
             },
+            "set": dict(config.manifest),
             "options": [
                 repr(getattr(options, name))
                 for name in ("search", "scheduler", "trials", "grace_epochs", "reduction_factor")

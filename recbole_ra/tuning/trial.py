@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from recbole_ra.core.files import digest_bytes, write_bytes
+from recbole_ra.core.files import digest_bytes, remove, write_bytes
 from recbole_ra.retrieval.finetuning import RAFT
 from recbole_ra.training.checkpoint import BEST, LAST
 from recbole_ra.training.evaluation import flat_result
@@ -74,6 +74,9 @@ def _keep_start(folder: Path) -> Path | None:
         kept = folder / f"start-{key}"
         shutil.copytree(source, kept, dirs_exist_ok=True)
     write_bytes(folder / STARTED_FROM, kept.name.encode())
+    for other in folder.glob("start-*"):  # only the last is gone on from
+        if other != kept:
+            remove(other)
     return kept / LAST
 
 

@@ -44,6 +44,8 @@ class RayWorkers:
             kind = "GPUs" if self.uses_gpu else "CPUs"
             more = " (--gpu_id=0,1 names more than one)" if self.uses_gpu else ""
             raise SettingsError(f"workers={self.count} but there are {there} {kind}{more}; lower it")
+        # Ray gives a process as many threads as it asks for CPUs; on a cluster one machine may not have more.
+        self.cpus = max(1, machine.cpus // self.count) if config.run.address is None else 1
 
     def map(
         self, function: Callable[[Any, Part], Found], shared: Any, parts: Sequence[Part]
@@ -53,7 +55,7 @@ class RayWorkers:
         from ray.util import ActorPool
 
         retries = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
-        actor = ray.remote(num_cpus=1, num_gpus=int(self.uses_gpu), **retries)(_Worker)
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=int(self.uses_gpu), **retries)(_Worker)
         sent = ray.put(shared)
         pool = ActorPool([actor.remote(function, sent) for _ in range(min(self.count, max(len(parts), 1)))])
         yield from pool.map(lambda worker, part: worker.work.remote(part), parts)
@@ -86,7 +88,7 @@ class RayWorkers:
             scaling_config=ScalingConfig(
                 num_workers=self.count,
                 use_gpu=self.uses_gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": 1} if self.uses_gpu else {})},
+                resources_per_worker={"CPU": self.cpus, **({"GPU": 1} if self.uses_gpu else {})},
             ),
             run_config=RunConfig(
                 name="train",

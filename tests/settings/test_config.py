@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recbole_ra.core.errors import SettingsError
@@ -153,10 +155,15 @@ def test_memories_that_no_training_query_may_see_are_refused(tiny_config: Callab
     past = {"memory_scope": "past"}
     with pytest.raises(SettingsError, match="unknown of patterns; use memory_source=enumerate"):
         tiny_config("RaSASRec", **past, memory_source="patterns")
-    only_made = {"regenerate": "dr4sr", "regenerate_origins": "pattern", "memory_data": "regenerated"}
+    with pytest.raises(SettingsError, match="unknown of patterns; use memory_source=enumerate"):
+        tiny_config("RaSASRec", **past, memory_source="both")
+    made = {"regenerate": "dr4sr", "memory_data": "regenerated"}
     with pytest.raises(SettingsError, match="unknown of regenerated rows"):
-        tiny_config("RaSASRec", **past, **only_made)
-    tiny_config("RaSASRec", **past, memory_source="both")
+        tiny_config("RaSASRec", **past, **made)
+    with pytest.raises(
+        SettingsError, match="memory_data='regenerated' has no effect on memory_source='patterns'"
+    ):
+        tiny_config("RaSASRec", **made, memory_source="patterns")
     tiny_config("SASRec", **past, memory_source="patterns")
 
 
@@ -431,3 +438,48 @@ def test_a_value_that_grows_when_it_is_printed_is_cut(tiny_config: Callable[...,
     with pytest.raises(SettingsError, match="unknown setting 'laughs'") as caught:
         tiny_config("SASRec", laughs=value)
     assert len(str(caught.value)) < 10_000
+
+
+def test_numbers_of_numpy_and_paths_are_values(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    config = tiny_config(
+        learning_rate=np.float64(0.002), epochs=np.int64(3), topk=(np.int64(10),), output_dir=tmp_path
+    )
+    assert repr(config["learning_rate"]) == "0.002"
+    assert repr(config["epochs"]) == "3"
+    assert repr(config["topk"]) == "[10]"
+    assert config.run.output_dir == str(tmp_path)
+
+
+def test_one_file_of_settings_may_be_given_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 3\n")
+    for given in (file, str(file)):
+        assert RaConfig("SASRec", "ml-100k", given)["epochs"] == 3
+
+
+@pytest.mark.parametrize("visible", [None, "", "3", "MIG-1a/2"])
+def test_the_gpus_of_a_job_stay_its_own(
+    visible: str | None, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(name, visible)
+    tiny_config(use_gpu=False)
+    assert os.environ.get(name) == visible
+    config = tiny_config(use_gpu=True)
+    assert os.environ[name] == config["gpu_id"] == ("0" if visible is None else visible)
+    assert tiny_config(use_gpu=True, gpu_id="1")["gpu_id"] == os.environ[name] == "1"
+
+
+def test_a_training_without_a_validated_epoch_is_refused(tiny_config: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match="eval_step=10 validates none of epochs=5 epochs; use 5 or less"):
+        tiny_config(epochs=5, eval_step=10)
+    with pytest.raises(SettingsError, match="eval_step=4 validates none of raft_epochs=3 epochs"):
+        tiny_config("RaSASRec", epochs=5, raft_epochs=3, eval_step=4)
+    tiny_config("RaSASRec", epochs=5, raft_epochs=3, eval_step=4, fusion="transitions")
+
+
+def test_a_plus_personalises_whatever_a_file_says(tiny_config: Callable[..., Any]) -> None:
+    config = tiny_config("SASRec", regenerate="patterns+", personalize="none")
+    assert config.personalisation.personalize == "bilevel"

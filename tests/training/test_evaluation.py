@@ -12,7 +12,7 @@ from recbole.evaluator import Collector, Evaluator
 from scipy import stats
 from torch import Tensor
 
-from recbole_ra.core.errors import RecboleRaError, SettingsError
+from recbole_ra.core.errors import RecboleRaError
 from recbole_ra.data.dataset import Fields
 from recbole_ra.training import evaluation
 from recbole_ra.training.evaluation import (
@@ -113,12 +113,15 @@ def test_a_repeated_target_has_the_last_place_in_gauc(
     assert found["masked"]["gauc"] == pytest.approx((0 + 1) / 2)
 
 
-def test_lists_longer_than_what_is_left_of_the_catalogue_are_refused(
+def test_lists_longer_than_what_is_left_hold_nothing_that_was_had(
     tiny_config: Callable[..., Any], tiny_splits: Any
 ) -> None:
     config = tiny_config(metrics=["ItemCoverage"], topk=[5], valid_metric="ItemCoverage@5")
-    with pytest.raises(SettingsError, match="ask for 5 recommendations, but a user has had all items but 4"):
-        evaluated(config, tiny_splits.train, torch.rand(1, 13), [1], [[*range(5, 13)]])
+    n_items = tiny_splits.train.item_num
+    scores, had = torch.rand(1, n_items), [*range(5, n_items)]
+    found = evaluated(config, tiny_splits.train, scores, [1], [had])
+    assert found["unmasked"]["itemcoverage@5"] == pytest.approx(5 / n_items)
+    assert found["masked"]["itemcoverage@5"] == pytest.approx(4 / n_items)
 
 
 def naive_ranks(scores: Tensor, targets: Tensor, histories: list[set[int]]) -> tuple[list[int], list[int]]:
