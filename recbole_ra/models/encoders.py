@@ -24,7 +24,11 @@ class EncoderSettings(LossSettings):
     n_layers: int = setting(2, "blocks of the encoder", low=1, shapes="backbone", expert=True)
     hidden_size: int = setting(64, "width of states and item vectors", low=1, shapes="backbone", expert=True)
     inner_size: int = setting(
-        256, "width inside the feed-forward networks", low=1, shapes="backbone", expert=True
+        256,
+        "width inside the feed-forward networks, that of the retrieval-augmented module too",
+        low=1,
+        shapes="backbone",
+        expert=True,
     )
     hidden_dropout_prob: float = setting(
         0.5,
