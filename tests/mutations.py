@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "memories are used also where they do harm",
         "retrieval/choice.py",
-        "best = max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])",
-        "best = min(candidates, key=lambda candidate: candidate.value[protocol])",
+        "return max(helping, key=lambda candidate: candidate.value[protocol], default=candidates[0])",
+        "return min(candidates, key=lambda candidate: candidate.value[protocol])",
         "tests/retrieval/test_choice.py",
     ),
     Mutation(

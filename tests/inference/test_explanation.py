@@ -11,7 +11,7 @@ import torch
 
 import recbole_ra
 from recbole_ra.core.errors import RequestError
-from recbole_ra.retrieval.held_out import use
+from recbole_ra.retrieval.held_out import set_weights
 from recbole_ra.retrieval.memory import MemoryBank
 from recbole_ra.retrieval.mixture import NeighbourMixture
 
@@ -136,7 +136,7 @@ def test_memories_without_weight_are_called_so(
     weight: float, said: bool, recommender: recbole_ra.Recommender
 ) -> None:
     assert recommender.memory is not None
-    use(recommender.memory, {"alpha": weight, "mixture_weight": weight})
+    set_weights(recommender.memory, {"alpha": weight, "mixture_weight": weight})
     found = recommender.explain(user="u3")
     assert ("so the backbone was kept" in found.note) == said
     assert (found.memories["effect"].abs().max() < 1e-6) == said
@@ -146,7 +146,7 @@ def test_votes_of_the_history(recommender: recbole_ra.Recommender) -> None:
     """An effect is what the score lacks without the votes of that item; only votes count at alpha 1."""
     memory, history = recommender.memory, ["i3", "i4", "i9"]
     assert memory is not None
-    use(memory, {"alpha": 1.0, "mixture_weight": 0.4, "decay": 0.6})
+    set_weights(memory, {"alpha": 1.0, "mixture_weight": 0.4, "decay": 0.6})
     found = recommender.explain(history, item="i10")
     assert "no weight, since alpha is 1" in found.note
     assert (found.memories["effect"].abs().max()) < 1e-6
@@ -159,7 +159,7 @@ def test_votes_of_the_history(recommender: recbole_ra.Recommender) -> None:
     left = float(recommender.scorer.scores(query)[0, recommender.items.ids(["i10"])[0]])
     assert strongest["effect"] == pytest.approx(found.score - left, abs=1e-6)
     assert f"{strongest['effect']:.4f}" in str(found)
-    use(memory, {"alpha": 1.0, "mixture_weight": 1.0})
+    set_weights(memory, {"alpha": 1.0, "mixture_weight": 1.0})
     assert recommender.explain(history, item="i10").votes.empty
 
 

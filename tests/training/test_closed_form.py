@@ -33,7 +33,7 @@ def test_the_ridge_is_the_best_on_validation(metric: str, plain: dict[str, Any])
     tried = [entry["ridge"] for entry in result.history]
     assert tried == pytest.approx(list(RIDGES), abs=1e-3)
     assert sum("(ridge " in line for line in lines) == len(RIDGES)
-    assert any("without effect on InfiniteAE" in line and "learning_rate" in line for line in lines)
+    assert any("without effect with model=InfiniteAE" in line and "learning_rate" in line for line in lines)
     best = max(result.history, key=lambda entry: (entry[metric.lower()], entry["epoch"]))
     assert result.best_epochs(metric.lower(), bigger=True) == {"InfiniteAE": best["epoch"]}
     protocol = "masked" if metric.startswith("masked") else "unmasked"
