@@ -174,7 +174,7 @@ SETTINGS += rows(
         ),
         ("model number", "--model=7 --dataset=shop", "unknown model '7'"),
         ("features missing", "--model=FDSA --dataset=shop", "FDSA needs 'class'"),
-        ("command unknown", "trian --model=SASRec", "'trian' is not a setting"),
+        ("command unknown", "trian --model=SASRec", "'trian' is neither a command nor a setting"),
         (
             "learning rate infinite",
             "--model=SASRec --dataset=shop --learning_rate=.inf",
