@@ -49,7 +49,7 @@ class Limits:
         Bytes of a body that is too long which are read, so that the client reads the answer; of a request
         that is refused for another reason, ``body``.
     seconds : float
-        For the whole body; of a request that is refused, a tenth.
+        For the whole body; of a request that is refused for another reason than its size, a tenth.
     under_way : int
         Requests with a body that were let in and are not answered yet.
     """
@@ -135,9 +135,11 @@ class Gate:
             self._check_body(scope, headers)
         except Refusal as refusal:
             if "expect" not in headers:
-                drained = self.limits.drained if refusal.status == 413 else self.limits.body
+                waited = (self.limits.seconds / 10, self.limits.body)
+                if refusal.status == 413:  # who may ask, and sends too much
+                    waited = (self.limits.seconds, self.limits.drained)
                 with contextlib.suppress(Refusal):
-                    await self._read(receive, self.limits.seconds / 10, drained)
+                    await self._read(receive, *waited)
             raise
         self._under_way += 1
         try:
