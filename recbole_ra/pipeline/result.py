@@ -182,7 +182,8 @@ class Result:
             if metric in measured.get(protocol, {})
         )
         split = "test" if self.test else "validation"
-        return f"<Result {self.model} on {self.dataset}: {split} {metric} {values}; {self.folder}>"
+        found = f"{split} {metric} {values}" if values else "nothing was ranked"
+        return f"<Result {self.model} on {self.dataset}: {found}; {self.folder}>"
 
 
 def link_latest(folder: Path, say: Callable[[str], None]) -> None:

@@ -187,13 +187,20 @@ def choose_columns(
                 f"{source}: no column has a common name for {role}; {there}; name it: --columns={role}:NAME"
             )
         name = wanted[role]
-        if header.count(name) != 1:
-            count = "more than one column" if name in header else "no column"
-            raise DataError(f"{source}: {count} '{name}' for {role}; {there}{nearest(name, header)}")
+        check_column(source, header, role, name)
         if name in used.values():
             raise SettingsError(f"columns: '{name}' is taken for two roles; name another for {role}")
         used[role] = name
     return used
+
+
+def check_column(source: Path, header: list[str], role: str, name: str) -> None:
+    """Raise DataError unless a header has one column of that name."""
+    if header.count(name) != 1:
+        count = "more than one column" if name in header else "no column"
+        raise DataError(
+            f"{source}: {count} '{name}' for {role}; there are {listed(header)}{nearest(name, header)}"
+        )
 
 
 def open_raw(source: Path) -> Any:

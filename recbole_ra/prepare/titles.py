@@ -18,6 +18,7 @@ from recbole_ra.core.errors import DataError
 from recbole_ra.core.files import write_bytes
 from recbole_ra.data.atomic import check_readable
 from recbole_ra.prepare.readers import (
+    check_column,
     explain_damage,
     first_lines,
     guess_columns,
@@ -119,18 +120,18 @@ def titles_beside_events(source: Path, item: str, title: str | None) -> tuple[di
     Returns
     -------
     dict of str to str
-        None if there is no such column.
+        Titles by item; empty without such a column.
     str or None
         The column.
 
     Raises
     ------
     DataError
-        If the column that is named is not there.
+        If the column that is named is not there once.
     """
     header = _header(source)
-    if title is not None and title not in header:
-        raise DataError(f"{source}: no column '{title}' for title; there are {', '.join(header)}")
+    if title is not None:
+        check_column(source, header, TITLE, title)
     title = title_column(header, of_events=True) if title is None else title
     return ({} if title in (None, item) else _titles_of_table(source, item, str(title))), title
 

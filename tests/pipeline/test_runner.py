@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
-import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -424,29 +421,3 @@ def test_no_row_is_asked_whose_user_has_later_pairs_in_the_bank(
     shares = {"split": {"RS": [0.6, 0.2, 0.2]}}
     run("RaSASRec", **settings, eval_args=shares, extend_with_validation=extends, say=silent)
     assert asked
-
-
-def test_a_run_leaves_random_states_and_logging_as_they_were(settings: dict[str, Any]) -> None:
-    logging.getLogger().setLevel(logging.ERROR)
-    drawn = []
-    for _ in range(2):
-        run("SASRec", **{**settings, "epochs": 1}, say=silent)
-        drawn.append((np.random.rand(), random.random(), torch.rand(1).item()))
-    assert all(first != second for first, second in zip(*drawn, strict=True))
-    assert logging.getLogger().level == logging.ERROR
-
-
-def test_a_result_is_read_wherever_its_folder_is(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = run("SASRec", **{**settings, "epochs": 1}, say=silent)
-    assert repr(made).startswith("<Result SASRec on walks: test ndcg@10 unmasked 0.")
-    assert "\n" not in repr(made)
-    shutil.move(made.folder, tmp_path / "moved")
-    monkeypatch.chdir(tmp_path)
-    found = Result.load("moved")
-    assert (found.test, found.folder) == (made.test, "moved")
-    with pytest.raises(
-        CheckpointError, match=r"nowhere/result\.json: is missing or damaged; name the folder"
-    ):
-        Result.load("nowhere")
